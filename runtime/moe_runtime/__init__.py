@@ -1,0 +1,1 @@
+"""The bundled runtime: executes a plan with PyTorch and serves it over HTTP."""
