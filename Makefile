@@ -1,0 +1,54 @@
+# The README's commands. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-fast bench lint format lock clean
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(INSTALLED) ## Make the environment in .venv
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=…"; exit 1; }
+	@echo "Setting up $(VENV): about 100 packages, 2.8 GB to download (PyTorch); a minute or several, once."
+	@$(PYTHON) -m venv $(VENV)
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
+	@$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/uv.txt
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement requirements.txt 2>&1 | grep -v '^ +' || true
+	@$(BIN)/python -c 'import torch, kopf, transformers' 2>/dev/null || \
+		$(BIN)/pip install --require-hashes --requirement requirements.txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: $(INSTALLED) ## From a manifest to tokens from 128 ranks on this machine
+	@$(BIN)/python tools/quickstart.py
+
+test: $(INSTALLED) ## Lint, then every test
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/pytest
+
+test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
+	@$(BIN)/pytest -q -m 'not slow'
+
+bench: $(INSTALLED) ## Measure the figures that the README states
+	@$(BIN)/python tools/bench.py
+
+lint: $(INSTALLED) ## Style, types and import contracts
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache --config pyproject.toml > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+
+format: $(INSTALLED) ## Rewrite the code in house style
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.txt
+	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+		--no-header --python-version 3.11 --extra operator --extra runtime --extra dev pyproject.toml -o requirements.txt
+
+clean: ## Remove the environment and all that was generated
+	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

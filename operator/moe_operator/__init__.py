@@ -1,0 +1,1 @@
+"""Kubernetes around the planner, and the `moe` command."""

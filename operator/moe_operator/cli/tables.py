@@ -1,0 +1,145 @@
+"""Plans and audits as lines of text that fit a terminal of 100 columns."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from moe_plan.units import format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from moe_plan.plan import Plan, StageMemory, TimeParts
+
+WIDTH = 100
+
+_MEMORY_PARTS = (
+    ("attention", "attention"),
+    ("experts", "experts"),
+    ("redundant_experts", "redundant experts"),
+    ("shared_experts", "shared experts"),
+    ("dense_ffn", "dense FFN"),
+    ("embedding", "embedding"),
+    ("head", "head"),
+    ("other_weights", "norms, routers"),
+    ("activations", "activations"),
+    ("communication", "communication"),
+    ("gradients", "gradients"),
+    ("optimizer", "optimizer"),
+    ("kv_cache", "KV cache"),
+    ("total", "total"),
+)
+_TIME_PARTS = ("compute", "memory", "tp_all_reduce", "dispatch", "combine", "pp_send", "pp_bubble", "overhead", "total")
+
+
+def table(rows: Iterable[Sequence[str]], *, header: Sequence[str]) -> list[str]:
+    """Aligned columns: the first to the left, the others to the right."""
+    cells = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in cells
+    ]
+    return [lines[0].rstrip(), "  ".join("─" * width for width in widths), *(line.rstrip() for line in lines[1:])]
+
+
+def plan_lines(plan: "Plan") -> list[str]:
+    """What a person wants to know of a plan."""
+    return [*_head(plan), "", *_stages(plan), "", *_memory(plan), "", *_prediction(plan), *_warnings(plan)]
+
+
+def _head(plan: "Plan") -> list[str]:
+    degrees, model, experts = plan.degrees, plan.model, plan.experts
+    copies = f" + {experts.redundant} redundant" if experts.redundant else ""
+    return [
+        f"{plan.name}: the plan holds",
+        f"  model     {model.name}, {format_count(model.total_params)} parameters, "
+        f"{format_count(model.active_params)} active; {model.dtype} weights, {model.kv_cache_dtype} KV cache",
+        f"  layout    ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp} = {degrees.world} ranks of "
+        f"{plan.hardware.name}, rank order {','.join(plan.rank_order)}; replicas: {plan.replicas}",
+        f"  experts   {experts.logical}{copies}, {experts.per_rank} a rank in each MoE layer",
+        f"  pods      {plan.slots} a replica, {plan.ranks_per_slot} ranks each; engine {plan.engine}, port {plan.port}",
+        f"  requests  up to {plan.limits.max_model_length:,} tokens; KV cache holds "
+        f"{plan.kv_cache.tokens_per_shard:,} tokens a shard, {plan.kv_cache.requests_per_shard:,} requests of the workload's length",
+        f"  hash      {plan.hash[:16]}",
+    ]
+
+
+def _stages(plan: "Plan") -> list[str]:
+    rows = []
+    for stage in plan.stages:
+        ends = [name for name, held in (("embedding", stage.embedding), ("head", stage.head)) if held]
+        layers = f"{stage.first_layer}–{stage.first_layer + stage.layers - 1}"
+        rows.append((f"stage {stage.pp}", layers, ", ".join(ends)))
+    return table(rows, header=("stage", "layers", "and"))
+
+
+def _memory(plan: "Plan") -> list[str]:
+    """Memory of the fullest rank, a column a stage; stages that are alike share one."""
+    columns: dict[tuple[int, ...], list[int]] = {}
+    for memory in plan.memory:
+        columns.setdefault(tuple(getattr(memory, part) for part, _ in _MEMORY_PARTS), []).append(memory.pp)
+    by_column = [plan.memory[stages[0]] for stages in columns.values()]
+    rows = [
+        (label, *(_share(getattr(memory, part), memory) for memory in by_column))
+        for part, label in _MEMORY_PARTS
+        if any(getattr(memory, part) for memory in by_column)
+    ]
+    header = ("memory of the fullest rank", *(_stage_names(stages) for stages in columns.values()))
+    usable = f"usable {format_bytes(plan.hardware.usable_bytes)} of {format_bytes(plan.hardware.memory_bytes)}"
+    return [*table(rows, header=header), usable] if len(by_column) <= 4 else [*_narrow_memory(plan.memory), usable]
+
+
+def _narrow_memory(memories: "Sequence[StageMemory]") -> list[str]:
+    rows = [
+        (
+            f"stage {m.pp}",
+            *(
+                format_bytes(size)
+                for size in (m.total - m.kv_cache - m.activations, m.activations, m.kv_cache, m.total)
+            ),
+        )
+        for m in memories
+    ]
+    return table(rows, header=("memory of the fullest rank", "weights and buffers", "activations", "KV cache", "total"))
+
+
+def _stage_names(stages: list[int]) -> str:
+    if len(stages) == 1:
+        return f"stage {stages[0]}"
+    return (
+        f"stages {stages[0]}–{stages[-1]}"
+        if stages[-1] - stages[0] == len(stages) - 1
+        else f"stages {','.join(map(str, stages))}"
+    )
+
+
+def _share(size: int, memory: "StageMemory") -> str:
+    return f"{format_bytes(size)} {size / memory.total:6.1%}" if memory.total else format_bytes(size)
+
+
+def _prediction(plan: "Plan") -> list[str]:
+    prediction = plan.prediction
+    parts = [(name, prediction.ttft_parts, prediction.tpot_parts) for name in _TIME_PARTS]
+    rows = [
+        (name.replace("_", " "), _part(name, ttft), _part(name, tpot))
+        for name, ttft, tpot in parts
+        if getattr(ttft, name) or getattr(tpot, name)
+    ]
+    return [
+        f"predicted: TTFT {format_seconds(prediction.ttft)}, TPOT {format_seconds(prediction.tpot)}, "
+        f"{prediction.tokens_per_s:,.0f} tokens/s ({prediction.tokens_per_s_per_gpu:,.1f} a GPU), "
+        f"{prediction.batch_per_shard} requests a shard",
+        *table(rows, header=("where the time goes", "prefill", "decode step")),
+    ]
+
+
+def _part(name: str, parts: "TimeParts") -> str:
+    return format_seconds(getattr(parts, name)) if getattr(parts, name) else "–"
+
+
+def _warnings(plan: "Plan") -> list[str]:
+    lines = [
+        line
+        for warning in plan.warnings
+        for line in textwrap.wrap(f"warning: {warning}", WIDTH, subsequent_indent="  ")
+    ]
+    return ["", *lines] if lines else []
