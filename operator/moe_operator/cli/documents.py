@@ -14,6 +14,9 @@ from moe_plan.spec import KIND
 MAX_BYTES = 8 * 2**20
 """Largest manifest file read; a Kubernetes object is bound to 1.5 MiB by etcd."""
 
+MAX_DEPTH = 100
+"""Deepest nesting read: the C loader recurses, and a recursion without bound ends the process."""
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -106,6 +109,7 @@ def _items(text: str, origin: str) -> Iterator[Any]:
 
 def _load(text: str, origin: str) -> list[Any]:
     try:
+        _check_depth(text, origin)
         return list(yaml.load_all(text, Loader=_UniqueKeyLoader))  # derives from the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -113,8 +117,16 @@ def _load(text: str, origin: str) -> list[Any]:
         raise _unreadable(origin, f"does not parse{place}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise _unreadable(origin, f"does not parse: {' '.join(str(error).split())}") from None
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise _unreadable(origin, f"does not parse: {error}") from None
+
+
+def _check_depth(text: str, origin: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _unreadable(origin, f"does not parse: nested more than {MAX_DEPTH} deep")
 
 
 def _unreadable(origin: str, why: str) -> ManifestError:

@@ -141,7 +141,6 @@ def _generate_plan(
 ) -> "Plan":
     from moe_plan.manifest import parse_deployment
     from moe_plan.planner import make_plan
-
     from moe_plan.spec import API_VERSION, KIND
 
     input_tokens, output_tokens, concurrency = longest

@@ -1,0 +1,26 @@
+"""What all tests share: the project's own command, run as a user runs it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMMAND_DEADLINE_S = 120
+
+Moe = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def moe() -> Moe:
+    """Runs `moe ARGUMENTS…` in the checkout, with text on standard input, as its own process."""
+
+    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("moe"), *map(str, arguments)]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=COMMAND_DEADLINE_S
+        )
+
+    return run
