@@ -1,0 +1,1 @@
+"""The frontend: HTTP, tokenizer, request state and the schedule. It imports no torch and outlives its ranks."""
