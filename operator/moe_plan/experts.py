@@ -7,6 +7,14 @@ neighbours then never holds one expert twice, and the lower-numbered experts hav
 from moe_plan.plan import ExpertMap
 
 
+def deal(logical: int, redundant: int, ep: int) -> ExpertMap:
+    """The map that deals copies evenly, from expert 0 on. The counts must have passed the rules."""
+    physical = logical + redundant
+    assert physical % ep == 0
+    assert redundant <= logical * (ep - 1)
+    return ExpertMap(logical=logical, redundant=redundant, per_rank=physical // ep)
+
+
 def physical_to_logical(experts: ExpertMap, layer: int) -> tuple[int, ...]:
     """Logical expert of each physical expert of a layer, `[logical + redundant]`."""
     exception = experts.exceptions.get(layer)

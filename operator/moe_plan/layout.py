@@ -65,3 +65,14 @@ class Layout:
     def groups(self, along: Sequence[Dimension]) -> tuple[tuple[int, ...], ...]:
         """All groups along the given dimensions, by their first rank."""
         return tuple(sorted({self.group(along, rank) for rank in range(self.world)}))
+
+    def crosses_nodes(self, dimension: Dimension, gpus_per_node: int) -> bool:
+        """Whether some group along a dimension has ranks in two nodes of consecutive ranks.
+
+        A group of n ranks at distance s lies in an aligned block of s·n ranks. A node boundary inside a block parts
+        one of the block's groups at least, so no group is parted only where blocks fill nodes evenly.
+        """
+        extent = self.degree(dimension)
+        if extent == 1 or self.world <= gpus_per_node:
+            return False
+        return gpus_per_node % (self.stride(dimension) * extent) != 0

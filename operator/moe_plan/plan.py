@@ -29,7 +29,7 @@ class PlannedModel(Part):
     source: str
     revision: str
     dtype: str
-    """Storage format of the linear weights."""
+    """Storage format of the routed experts, the bulk of the weights."""
     compute_dtype: str
     kv_cache_dtype: str
     total_params: int

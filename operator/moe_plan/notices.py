@@ -1,0 +1,91 @@
+"""What a plan says beside its figures: it is valid, but falls short of the workload or wastes something."""
+
+import math
+from collections.abc import Iterator
+
+from moe_plan.search import Forecast
+from moe_plan.subject import Subject
+from moe_plan.units import format_seconds
+
+
+def notices(subject: Subject, found: Forecast) -> tuple[str, ...]:
+    """Warnings of a plan, each one sentence that names the field it is about."""
+    return (
+        *_targets(subject, found),
+        *_requests(subject, found),
+        *_micro_batches(subject, found),
+        *_padding(subject, found),
+        *_spare_gpus(subject, found),
+    )
+
+
+def _targets(subject: Subject, found: Forecast) -> Iterator[str]:
+    workload, prediction = subject.spec.workload, found.prediction
+    for name, target, predicted in (
+        ("ttft", workload.ttft, prediction.ttft),
+        ("tpot", workload.tpot, prediction.tpot),
+    ):
+        if target is not None and predicted > target:
+            yield (
+                f"workload.{name}: {format_seconds(predicted)} is predicted, {predicted / target:.2g} times the target "
+                f"of {format_seconds(target)}"
+            )
+
+
+def _requests(subject: Subject, found: Forecast) -> Iterator[str]:
+    workload, replicas = subject.spec.workload, max(1, subject.spec.replicas)
+    shards = found.draft.choice.layout.ep * replicas
+    room = found.kv.requests_per_shard * shards
+    length = workload.input_tokens + workload.output_tokens
+    if length > subject.limits.max_model_length:
+        yield (
+            f"serving.maxModelLength: requests of the workload have {length:,} tokens, more than the "
+            f"{subject.limits.max_model_length:,} that are admitted"
+        )
+    if room < workload.concurrency:
+        yield (
+            f"workload.concurrency: the KV cache holds {room:,} requests of {length:,} tokens at once, "
+            f"{workload.concurrency:,} are expected; the others wait"
+        )
+    if workload.concurrency < shards:
+        yield (
+            f"workload.concurrency: {workload.concurrency:,} requests leave {shards - workload.concurrency:,} of "
+            f"{shards:,} shards without one; a smaller ep or fewer replicas serve them as well"
+        )
+
+
+def _micro_batches(subject: Subject, found: Forecast) -> Iterator[str]:
+    given, pp = subject.spec.parallelism.micro_batches, found.draft.choice.layout.pp
+    if given == "auto":
+        return
+    batch = found.prediction.batch_per_shard
+    if pp == 1 and given > 1:
+        yield f"parallelism.microBatches: {given} overlap nothing, since pp is 1"
+    elif given < pp:
+        yield f"parallelism.microBatches: {given} keep {pp - given} of {pp} stages idle; {pp} or more fill them"
+    elif given > max(1, batch):
+        yield (
+            f"parallelism.microBatches: {given} are more than the {batch} requests that a shard decodes at once, so "
+            f"{given - batch} of them are empty in its decode steps"
+        )
+
+
+def _padding(subject: Subject, found: Forecast) -> Iterator[str]:
+    tp = found.draft.choice.layout.tp
+    for width in subject.widths:
+        share = math.ceil(width.blocks / tp)
+        waste = share * tp / width.blocks - 1
+        if width.block > 1 and waste > 0:
+            yield (
+                f"parallelism.tp: the {width.blocks} {width.format} blocks of the {width.name} are dealt whole, {share} "
+                f"a rank at tp {tp}, which pads {waste:.1%} of its memory and time"
+            )
+
+
+def _spare_gpus(subject: Subject, found: Forecast) -> Iterator[str]:
+    gpus, layout = subject.spec.parallelism.gpus, found.draft.choice.layout
+    if gpus is not None and layout.world < gpus:
+        yield (
+            f"parallelism.gpus: ep {layout.ep}, tp {layout.tp}, pp {layout.pp} use {layout.world:,} of {gpus:,} GPUs a "
+            "replica"
+        )

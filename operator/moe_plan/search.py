@@ -1,0 +1,197 @@
+"""Layouts of a manifest: enumerated by algebra, worked out to memory and prediction, and compared.
+
+Algebra leaves a few hundred candidates of the millions that could be written down; only those whose weights can fit
+are worked out.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from moe_plan.cost import predict
+from moe_plan.experts import deal
+from moe_plan.layout import Layout
+from moe_plan.memory import kv_cache, stage_memory
+from moe_plan.plan import ExpertMap, KvCache, Prediction, Stage, StageMemory
+from moe_plan.rules import divisors, expert_rules, valid_tp
+from moe_plan.stages import balance, layer_costs, make_stages, stage_costs
+from moe_plan.subject import Subject
+
+
+class Choice(NamedTuple):
+    """A layout and the copies of experts in it."""
+
+    layout: Layout
+    redundant: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A choice dealt over its ranks."""
+
+    choice: Choice
+    experts: ExpertMap
+    stages: tuple[Stage, ...]
+    memory: tuple[StageMemory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A draft that fits, and what it is expected to do."""
+
+    draft: Draft
+    kv: KvCache
+    micro_batches: int
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The values that an enumeration runs through."""
+
+    experts: tuple[tuple[int, int], ...]
+    """ep and redundant experts."""
+    tp: tuple[int, ...]
+    pp: tuple[int, ...]
+
+
+def free_domain(subject: Subject) -> Domain:
+    """What `auto` may take, and explicit values where they are given."""
+    parallelism = subject.spec.parallelism
+    redundant = parallelism.redundant_experts
+    eps = divisors(subject.experts + redundant) if parallelism.ep == "auto" else (parallelism.ep,)
+    return Domain(
+        experts=tuple((ep, redundant) for ep in eps if not any(expert_rules(subject, ep, redundant))),
+        tp=valid_tp(subject) if parallelism.tp == "auto" else (parallelism.tp,),
+        pp=tuple(range(1, len(subject.shape.layers) + 1)) if parallelism.pp == "auto" else (parallelism.pp,),
+    )
+
+
+def choices(subject: Subject, domain: Domain, max_gpus: int) -> Iterator[Choice]:
+    """Layouts of a domain that the algebra allows, gpus apart, and whose weights can fit."""
+    order = subject.spec.parallelism.rank_order
+    per_node = subject.hardware.gpus_per_node
+    for tp in domain.tp:
+        for ep, redundant in domain.experts:
+            for pp in domain.pp:
+                world = ep * tp * pp
+                if world > max_gpus:
+                    break
+                if world > per_node and world % per_node:
+                    continue
+                choice = Choice(Layout(ep, tp, pp, order), redundant)
+                if _tp_is_placed(subject, choice.layout) and _weights_may_fit(subject, choice):
+                    yield choice
+
+
+def work_out(subject: Subject, choice: Choice, stage_layers: Sequence[int] | None = None) -> Draft:
+    """Deal experts and layers of a valid choice, and count its memory. `stage_layers` overrides the balance."""
+    layout = choice.layout
+    experts = deal(subject.experts, choice.redundant, layout.ep)
+    counts = stage_layers or balance(stage_costs(subject, layout.tp, experts.per_rank), layout.pp)
+    stages = make_stages(counts)
+    return Draft(choice, experts, stages, _memory(subject, layout, experts, stages))
+
+
+def fits(subject: Subject, draft: Draft) -> bool:
+    """Whether every stage is within the usable memory."""
+    return all(stage.total <= subject.hardware.usable_bytes for stage in draft.memory)
+
+
+def forecast(subject: Subject, draft: Draft) -> Forecast:
+    """The prediction for a draft that fits, with the best micro-batches where they are auto."""
+    spec, layout = subject.spec, draft.choice.layout
+    kv = kv_cache(
+        subject.shape, layout, draft.stages, draft.memory, subject.limits, spec.workload, subject.kv_cache_dtype
+    )
+
+    def with_micro_batches(micro_batches: int) -> Forecast:
+        prediction = predict(
+            subject.shape,
+            layout,
+            draft.experts,
+            draft.stages,
+            subject.hardware,
+            spec.workload,
+            max(1, spec.replicas),
+            micro_batches,
+            kv,
+        )
+        return Forecast(draft, kv, micro_batches, prediction)
+
+    return min(map(with_micro_batches, _micro_batches(subject, layout.pp)), key=lambda found: merit(subject, found))
+
+
+def forecasts(subject: Subject, candidates: Iterable[Choice]) -> Iterator[Forecast]:
+    """Forecasts of those candidates that fit."""
+    for choice in candidates:
+        draft = work_out(subject, choice)
+        if fits(subject, draft):
+            yield forecast(subject, draft)
+
+
+def merit(subject: Subject, found: Forecast) -> tuple[float, ...]:
+    """Order of forecasts, the best least: nearest to the targets, then most tokens/s, then fewest GPUs.
+
+    What remains is settled by the degrees, so that the same manifest always gets the same layout.
+    """
+    layout = found.draft.choice.layout
+    speed = -found.prediction.tokens_per_s
+    return (shortfall(subject, found), speed, layout.world, layout.pp, layout.tp, found.micro_batches)
+
+
+def shortfall(subject: Subject, found: Forecast) -> float:
+    """By what factor the worst of the workload's targets is missed, less one; 0 when all are met."""
+    workload, replicas = subject.spec.workload, max(1, subject.spec.replicas)
+    room = found.kv.requests_per_shard * found.draft.choice.layout.ep * replicas
+    misses = [workload.concurrency / max(room, 0.5)]
+    if workload.ttft is not None:
+        misses.append(found.prediction.ttft / workload.ttft)
+    if workload.tpot is not None:
+        misses.append(found.prediction.tpot / workload.tpot)
+    return max(0.0, max(misses) - 1)
+
+
+def _tp_is_placed(subject: Subject, layout: Layout) -> bool:
+    allowed = subject.spec.parallelism.allow_cross_node_tensor_parallel
+    return allowed or not layout.crosses_nodes("tp", subject.hardware.gpus_per_node)
+
+
+def _weights_may_fit(subject: Subject, choice: Choice) -> bool:
+    """Whether the average stage's weights alone leave room: a bound that needs no stages."""
+    layout = choice.layout
+    per_rank = (subject.experts + choice.redundant) / layout.ep
+    costs = layer_costs(subject.shape, layout.tp, per_rank)
+    return sum(costs[kind] for kind in subject.kinds) / layout.pp <= subject.hardware.usable_bytes
+
+
+def _memory(subject: Subject, layout: Layout, experts: ExpertMap, stages: Sequence[Stage]) -> tuple[StageMemory, ...]:
+    """Memory of each stage; stages that hold the same kinds of layers are counted once."""
+    counted: dict[tuple[object, ...], StageMemory] = {}
+    found = []
+    for stage in stages:
+        kinds = sorted(subject.kinds[stage.first_layer : stage.first_layer + stage.layers])
+        key = (tuple(kinds), stage.embedding, stage.head)
+        if key not in counted:
+            counted[key] = stage_memory(
+                subject.shape,
+                layout,
+                experts,
+                stage,
+                subject.hardware,
+                subject.limits,
+                subject.spec.workload,
+                subject.kv_cache_dtype,
+            )
+        found.append(counted[key].model_copy(update={"pp": stage.pp}))
+    return tuple(found)
+
+
+def _micro_batches(subject: Subject, pp: int) -> tuple[int, ...]:
+    """The given number, or those that may be best: one for each stage or a few, within a step's tokens."""
+    given = subject.spec.parallelism.micro_batches
+    if given != "auto":
+        return (given,)
+    if pp == 1:
+        return (1,)
+    return tuple(dict.fromkeys(min(n, subject.limits.max_batch_tokens) for n in (1, pp, 2 * pp, 4 * pp)))

@@ -1,0 +1,158 @@
+"""What all layouts of one manifest share: the resolved model, hardware and limits, and what of the model must split."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from moe_plan.errors import ManifestError, Violation
+from moe_plan.hardware import Hardware
+from moe_plan.model import DenseFfn, Layer, ModelShape, MoeFfn, NumberFormat
+from moe_plan.plan import Limits
+from moe_plan.shares import layer_kinds
+from moe_plan.spec import MoEDeployment, Spec
+
+DEFAULT_BATCH_TOKENS = 8192
+"""Most tokens of a shard's step where the manifest does not say, as serving engines prefill in chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """A width that tensor parallelism splits."""
+
+    name: str
+    """What has it: 'expert FFN', 'shared expert FFN' or 'dense FFN'."""
+    width: int
+    block: int
+    """Neighbours that cannot be parted, since they share a quantisation scale."""
+    format: str
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that are dealt."""
+        return math.ceil(self.width / self.block)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A manifest with its names resolved and its defaults filled in."""
+
+    deployment: MoEDeployment
+    shape: ModelShape
+    config: dict[str, Any]
+    """Hugging Face config.json of the model."""
+    source: str
+    hardware: Hardware
+    limits: Limits
+    kv_cache_dtype: str
+
+    @property
+    def spec(self) -> Spec:
+        """The spec as written."""
+        return self.deployment.spec
+
+    @cached_property
+    def experts(self) -> int:
+        """Logical experts of a MoE layer."""
+        return max(ffn.experts for ffn in _moe_ffns(self.shape))
+
+    @cached_property
+    def heads(self) -> tuple[int, ...]:
+        """Distinct counts of query heads."""
+        return tuple(sorted({layer.attention.heads for layer in self.shape.layers}))
+
+    @cached_property
+    def kv_heads(self) -> tuple[int, ...]:
+        """Distinct counts of KV heads where K and V are cached by head."""
+        return tuple(sorted({a.kv_heads for a in (layer.attention for layer in self.shape.layers) if a.kind == "gqa"}))
+
+    @cached_property
+    def widths(self) -> tuple[Width, ...]:
+        """Distinct FFN widths."""
+        return tuple(dict.fromkeys(width for layer in self.shape.layers for width in _widths(layer, self.shape)))
+
+    @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """For each layer, the index of its kind in `layer_kinds`."""
+        numbers = {layer: number for number, layer in enumerate(layer_kinds(self.shape))}
+        return tuple(numbers[layer] for layer in self.shape.layers)
+
+
+def resolve(deployment: MoEDeployment, config: dict[str, Any] | None) -> Subject:
+    """Look up what the manifest names. `config` is what spec.model.configFrom refers to.
+
+    Raises ManifestError with every name that is unknown and all that is wrong with the model's config.
+    """
+    # Only what a manifest needs is imported: a plan must be quick to start.
+    from moe_plan.catalogue.hardware import resolve_hardware  # noqa: PLC0415
+
+    violations: list[Violation] = []
+    model = hardware = None
+    try:
+        model = _resolve_model(deployment, config)
+    except ManifestError as error:
+        violations += error.violations
+    try:
+        hardware = resolve_hardware(deployment.spec.hardware)
+    except ManifestError as error:
+        violations += error.violations
+    if model is None or hardware is None:
+        raise ManifestError(tuple(violations))
+    shape, resolved, source = model
+    spec = deployment.spec
+    kv_cache_dtype = shape.formats.compute if spec.model.kv_cache_dtype == "auto" else spec.model.kv_cache_dtype
+    return Subject(deployment, shape, resolved, source, hardware, limits(spec), kv_cache_dtype)
+
+
+def limits(spec: Spec) -> Limits:
+    """What the runtime admits, with the defaults that the workload gives."""
+    length = spec.serving.max_model_length or spec.workload.input_tokens + spec.workload.output_tokens
+    batch = spec.serving.max_batch_tokens or min(DEFAULT_BATCH_TOKENS, length)
+    return Limits(max_model_length=length, max_batch_tokens=batch, capacity_factor=spec.serving.capacity_factor)
+
+
+def _resolve_model(deployment: MoEDeployment, config: dict[str, Any] | None) -> tuple[ModelShape, dict[str, Any], str]:
+    from moe_plan.config import read_config  # noqa: PLC0415  # as above
+
+    model = deployment.spec.model
+    name, source = deployment.metadata.name, "random"
+    if model.architecture is not None:
+        from moe_plan.catalogue.models import load_model  # noqa: PLC0415  # as above
+
+        entry = load_model(model.architecture)
+        name, source, config = entry.name, entry.source, entry.config
+    elif model.config is not None:
+        config = model.config
+    if config is None:
+        raise ManifestError((_config_missing(deployment),))
+    return read_config(config, name, model.dtype), config, model.source or source
+
+
+def _config_missing(deployment: MoEDeployment) -> Violation:
+    source = deployment.spec.model.config_from
+    assert source is not None
+    reference = source.config_map_key_ref
+    return Violation(
+        "spec.model.configFrom",
+        "ConfigNotGiven",
+        f"the config.json of ConfigMap {reference.name}, key {reference.key}, is not at hand",
+        "on the command line give it with --config FILE",
+    )
+
+
+def _moe_ffns(shape: ModelShape) -> tuple[MoeFfn, ...]:
+    return tuple(layer.ffn for layer in shape.layers if isinstance(layer.ffn, MoeFfn))
+
+
+def _widths(layer: Layer, shape: ModelShape) -> tuple[Width, ...]:
+    experts, linear = shape.formats.experts, shape.formats.linear
+    if isinstance(layer.ffn, DenseFfn):
+        return (_width("dense FFN", layer.ffn.width, linear),)
+    routed = _width("expert FFN", layer.ffn.width, experts)
+    return (
+        (routed, _width("shared expert FFN", layer.ffn.shared_width, linear)) if layer.ffn.shared_width else (routed,)
+    )
+
+
+def _width(name: str, width: int, number_format: NumberFormat) -> Width:
+    return Width(name, width, number_format.block, number_format.name)
