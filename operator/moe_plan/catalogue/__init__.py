@@ -1,0 +1,1 @@
+"""Models and hardware that are known by name, as data files with their sources."""

@@ -1,0 +1,61 @@
+"""What attention remembers: bytes that a request's tokens take on one rank, layer by layer."""
+
+from moe_plan.model import Attention
+from moe_plan.shares import ceil_div
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
+"""Bytes of one element of a computed or cached tensor, by format: IEEE 754 widths."""
+
+_STATE_BYTES = ELEMENT_BYTES["float32"]  # recurrences are accumulated in float32 whatever the cache's format
+
+
+def entry_bytes(attention: Attention, tp: int, element_bytes: int) -> int:
+    """Bytes of one cached entry on one tp rank; 0 for linear attention.
+
+    GQA: K and V of the rank's KV heads, one head replicated once tp exceeds their number. MLA: the latent and the
+    rotary key, whole on each rank (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+    """
+    if attention.kind == "linear":
+        return 0
+    if attention.kind == "mla":
+        return attention.latent_dim * element_bytes
+    return ceil_div(attention.kv_heads, tp) * (attention.qk_dim + attention.v_dim) * element_bytes
+
+
+def growing_bytes(attention: Attention, tp: int, element_bytes: int) -> float:
+    """Bytes that each further token adds on one tp rank.
+
+    Nothing for linear attention and for a pure sliding window. With compression the compressed entries grow, beside
+    a window of plain ones if there is one. A sparse-attention indexer's key is cached for each token.
+    """
+    windowed = attention.window is not None and attention.compression == 1
+    entries = 0.0 if windowed else entry_bytes(attention, tp, element_bytes) / attention.compression
+    return entries + attention.indexer_dim * element_bytes
+
+
+def fixed_bytes(attention: Attention, tp: int, element_bytes: int, tokens: int) -> int:
+    """Bytes on one tp rank that stop growing: the sliding window of a request of `tokens`, the recurrent state."""
+    window = min(attention.window, tokens) if attention.window is not None else 0
+    state = ceil_div(attention.state_elements, tp) * _STATE_BYTES
+    return window * entry_bytes(attention, tp, element_bytes) + state
+
+
+def attended_entries(attention: Attention, context: float) -> float:
+    """Cached entries that one query at position `context` reads; 0 for linear attention."""
+    if attention.kind == "linear":
+        return 0.0
+    window = context if attention.window is None else min(context, attention.window)
+    if attention.compression == 1:
+        entries = window
+    else:
+        entries = context / attention.compression + (0.0 if attention.window is None else window)
+    return entries if attention.selected is None else min(entries, attention.selected)
+
+
+def mean_attended_entries(attention: Attention, tokens: float) -> float:
+    """Mean over a prompt's positions 0 to `tokens` of the entries that a query reads, by Simpson's rule.
+
+    Exact for plain causal attention, where it is tokens / 2, and for windows it errs by a few per cent.
+    """
+    ends = attended_entries(attention, 0.0) + attended_entries(attention, tokens)
+    return (ends + 4 * attended_entries(attention, tokens / 2)) / 6

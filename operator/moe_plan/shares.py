@@ -1,0 +1,151 @@
+"""What one rank holds of a layer: the split over tp of each class of weights, and the layers that are alike.
+
+A model of 94 layers has one to four kinds of them, so everything that costs time is computed once a kind.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from moe_plan.experts import copies_of, physical_to_logical
+from moe_plan.model import DenseFfn, Formats, Layer, ModelShape, MoeFfn
+from moe_plan.plan import ExpertMap, Stage
+
+
+def ceil_div(dividend: int, divisor: int) -> int:
+    """Quotient, rounded up."""
+    return -(-dividend // divisor)
+
+
+def split_width(width: int, tp: int, block: int) -> int:
+    """Columns of an FFN width on one tp rank: quantisation blocks are dealt whole, the last shard padded."""
+    return ceil_div(ceil_div(width, block), tp) * block
+
+
+def vocabulary_rows(vocab: int, tp: int) -> int:
+    """Rows of embedding or head on one tp rank: the vocabulary is padded to a multiple of tp."""
+    return ceil_div(vocab, tp)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShare:
+    """Parameters of one layer on its fullest tp rank, padding included."""
+
+    attention: int
+    expert: int
+    """One physical expert's; 0 without experts."""
+    shared_experts: int
+    dense_ffn: int
+    other: int
+    """Norms and router, held whole."""
+
+
+def layer_share(layer: Layer, formats: Formats, tp: int) -> LayerShare:
+    """A layer's parameters on its fullest tp rank.
+
+    Queries are split by head; keys and values by KV head, and replicated once tp exceeds their number; FFNs by width
+    in whole quantisation blocks. Biases of an FFN count as split with it.
+    """
+    attention = layer.attention
+    held = (
+        ceil_div(attention.query_params, tp)
+        + ceil_div(attention.kv_params, min(tp, attention.kv_heads))
+        + attention.replicated_params
+    )
+    ffn = layer.ffn
+    if isinstance(ffn, DenseFfn):
+        return LayerShare(held, 0, 0, _ffn_share(ffn.params, ffn.width, tp, formats.linear.block), layer.norm_params)
+    return LayerShare(
+        attention=held,
+        expert=_ffn_share(ffn.expert_params, ffn.width, tp, formats.experts.block),
+        shared_experts=_ffn_share(ffn.shared_params, ffn.shared_width, tp, formats.linear.block),
+        dense_ffn=0,
+        other=layer.norm_params + ffn.router_params,
+    )
+
+
+def _ffn_share(params: int, width: int, tp: int, block: int) -> int:
+    return ceil_div(params * split_width(width, tp, block), width) if width else params
+
+
+def embedding_share(shape: ModelShape, tp: int) -> int:
+    """Parameters of the embedding on one tp rank of the stage that holds it."""
+    return _rows_of(shape.embedding_params, shape, tp)
+
+
+def head_share(shape: ModelShape, stage: Stage, tp: int) -> int:
+    """Parameters of the head on one tp rank of a stage.
+
+    0 where the stage has no head, or where the head shares the weights of an embedding on the same stage; one that
+    shares them with another stage's is a copy.
+    """
+    if not stage.head or (not shape.head_params and stage.embedding):
+        return 0
+    return _rows_of(shape.head_params or shape.embedding_params, shape, tp)
+
+
+def _rows_of(params: int, shape: ModelShape, tp: int) -> int:
+    return ceil_div(params * vocabulary_rows(shape.vocab, tp), shape.vocab)
+
+
+def experts_per_rank(layer: Layer, experts: ExpertMap) -> tuple[float, float]:
+    """Logical and redundant experts of a layer on a rank; both 0 without experts.
+
+    A rank's physical experts are whole in number; which of them are the copies differs from rank to rank, so the two
+    figures are the mean.
+    """
+    if not isinstance(layer.ffn, MoeFfn):
+        return 0.0, 0.0
+    logical = experts.per_rank * experts.logical / (experts.logical + experts.redundant)
+    return logical, experts.per_rank - logical
+
+
+def busiest_load(experts: ExpertMap) -> float:
+    """Share of a layer's routed tokens that the busiest rank computes, when all logical experts are equally wanted.
+
+    Tokens of an expert are dealt evenly over its copies. A map made from measured load is taken to even that out.
+    """
+    if experts.exceptions:
+        return experts.per_rank / (experts.logical + experts.redundant)
+    return _busiest_load(experts.logical, experts.redundant, experts.per_rank)
+
+
+@lru_cache(maxsize=256)
+def _busiest_load(logical: int, redundant: int, per_rank: int) -> float:
+    experts = ExpertMap(logical=logical, redundant=redundant, per_rank=per_rank)
+    copies = [len(of_one) for of_one in copies_of(experts, layer=0)]
+    loads = [1 / copies[expert] for expert in physical_to_logical(experts, layer=0)]
+    return max(sum(loads[first : first + per_rank]) for first in range(0, len(loads), per_rank)) / logical
+
+
+class _Identity:
+    """A key that finds a shape by identity, since hashing a hundred layers costs more than planning them."""
+
+    __slots__ = ("shape",)
+
+    def __init__(self, shape: ModelShape) -> None:
+        self.shape = shape
+
+    def __hash__(self) -> int:
+        return id(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.shape is self.shape
+
+
+@lru_cache(maxsize=32)
+def _kinds(of: _Identity) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
+    numbers: dict[Layer, int] = {}
+    kind_of = tuple(numbers.setdefault(layer, len(numbers)) for layer in of.shape.layers)
+    return tuple(numbers), kind_of
+
+
+def layer_kinds(shape: ModelShape) -> tuple[Layer, ...]:
+    """The distinct layers of a model, in order of appearance."""
+    return _kinds(_Identity(shape))[0]
+
+
+def kinds_in(shape: ModelShape, stage: Stage) -> dict[int, int]:
+    """How many layers of each kind a stage has, by index into `layer_kinds`."""
+    kind_of = _kinds(_Identity(shape))[1]
+    return dict(Counter(kind_of[stage.first_layer : stage.first_layer + stage.layers]))
