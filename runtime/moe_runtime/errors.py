@@ -1,0 +1,30 @@
+"""What the runtime raises for a person to act upon: the text is one sentence, shown as it is."""
+
+
+class RuntimeFailure(Exception):  # noqa: N818  # the base of a tree; its leaves say what failed
+    """Base of what moe_runtime raises for a person to act upon."""
+
+
+class CheckpointError(RuntimeFailure):
+    """The checkpoint cannot be served: a file or tensor is missing, extra, corrupt, or of another shape."""
+
+
+class UnsupportedModel(RuntimeFailure):  # what it is says more than an Error suffix
+    """The model asks for something that the runtime does not execute."""
+
+
+class CommunicationTimeout(RuntimeFailure):  # likewise
+    """A rank waited for another longer than any step takes."""
+
+
+class RankLost(RuntimeFailure):  # likewise
+    """A rank died or stopped answering; `rank` is None where the whole host process did."""
+
+    def __init__(self, rank: int | None, cause: str) -> None:
+        self.rank = rank
+        self.cause = cause
+        super().__init__(f"rank {rank} {cause}" if rank is not None else cause)
+
+
+class RanksFailed(RuntimeFailure):  # likewise
+    """The ranks cannot serve what they were started with: a bad checkpoint, an unknown model, too little memory."""
