@@ -1,0 +1,91 @@
+"""What the endpoint measures of itself, in the Prometheus text format. Times are seconds."""
+
+import time
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from moe_runtime.frontend.schedule import Request, Scheduler
+from moe_runtime.step import Step
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+TTFT_BUCKETS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+TPOT_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+@dataclass(slots=True)
+class _Times:
+    """When a request came, and when its first and its last token."""
+
+    arrived: float
+    first: float | None = None
+    last: float = 0.0
+
+
+class Metrics:
+    """Counters of one endpoint."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._times: dict[int, _Times] = {}
+        self.requests = self._counter("moe_requests", "Requests that ended, by how.", "outcome")
+        self.prompt_tokens = self._counter("moe_prompt_tokens", "Prompt tokens of requests that arrived.")
+        self.generated_tokens = self._counter("moe_generated_tokens", "Tokens generated.")
+        self.restarts = self._counter("moe_rank_restarts", "Starts of the ranks after a loss.")
+        self.expert_tokens = self._counter("moe_expert_tokens", "Tokens computed, by physical expert.", "expert")
+        self.step_tokens = self._counter("moe_step_tokens", "Tokens that steps computed, prefill and decode.")
+        self.ttft = Histogram(
+            "moe_ttft_seconds", "Time to first token.", registry=self.registry, buckets=TTFT_BUCKETS_S
+        )
+        self.tpot = Histogram(
+            "moe_tpot_seconds", "Time per output token after the first.", registry=self.registry, buckets=TPOT_BUCKETS_S
+        )
+        self.step_time = Histogram(
+            "moe_step_seconds", "Time of one step.", registry=self.registry, buckets=TPOT_BUCKETS_S
+        )
+
+    def observe_schedule(self, scheduler: Scheduler) -> None:
+        """Show the schedule's state as gauges, read when asked for."""
+        self._gauge("moe_waiting_requests", "Requests that wait for room.").set_function(lambda: len(scheduler.waiting))
+        self._gauge("moe_running_requests", "Requests that hold pages.").set_function(lambda: scheduler.running)
+        self._gauge("moe_kv_pages_used", "KV pages in use, over all shards.").set_function(lambda: scheduler.pages_used)
+        self._gauge("moe_kv_pages", "KV pages, over all shards.").set(
+            scheduler.capacity.pages * scheduler.capacity.shards
+        )
+
+    def arrived(self, request: Request) -> None:
+        """A request came."""
+        self._times[request.number] = _Times(time.monotonic())
+        self.prompt_tokens.inc(len(request.prompt))
+
+    def generated(self, request: Request) -> None:
+        """A request has a new token."""
+        times, now = self._times[request.number], time.monotonic()
+        self.generated_tokens.inc()
+        if times.first is None:
+            times.first = now
+            self.ttft.observe(now - times.arrived)
+        times.last = now
+
+    def stepped(self, step: Step, seconds: float) -> None:
+        """A step was computed."""
+        chunks = (chunk for micro_batch in step.micro_batches for shard in micro_batch for chunk in shard)
+        self.step_tokens.inc(sum(len(chunk.tokens) for chunk in chunks))
+        self.step_time.observe(seconds)
+
+    def ended(self, request: Request, outcome: str) -> None:
+        """A request ended."""
+        times = self._times.pop(request.number)
+        self.requests.labels(outcome).inc()
+        if times.first is not None and len(request.tokens) > 1:
+            self.tpot.observe((times.last - times.first) / (len(request.tokens) - 1))
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(name, meaning, registry=self.registry)
