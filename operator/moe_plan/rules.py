@@ -71,8 +71,7 @@ def tensor_rules(subject: Subject, tp: int) -> Iterator[Violation]:
     """Attention heads, KV heads, FFN widths and quantisation blocks split over tp."""
     found = [*_head_rules(subject, tp), *_width_rules(subject.widths, tp)]
     if found:
-        valid = valid_tp(subject)
-        remedy = f"set tp to {_either(around(valid, tp))}"
+        remedy = f"set tp to {_either(around(_tp_in_node(subject), tp))}"
         yield from (Violation(_TP, code, message, remedy) for code, message in found)
 
 
@@ -172,6 +171,13 @@ def around(values: Sequence[int], value: int) -> tuple[int, ...]:
     """The nearest of ascending values below and above one that is not among them."""
     below, above = bisect_left(values, value), bisect_right(values, value)
     return (*values[max(0, below - 1) : below], *values[above : above + 1])
+
+
+def _tp_in_node(subject: Subject) -> tuple[int, ...]:
+    """Every tp that splits the model and, unless it may span nodes, a node as well."""
+    if subject.spec.parallelism.allow_cross_node_tensor_parallel:
+        return valid_tp(subject)
+    return tuple(tp for tp in valid_tp(subject) if subject.hardware.gpus_per_node % tp == 0)
 
 
 def _head_rules(subject: Subject, tp: int) -> list[tuple[str, str]]:

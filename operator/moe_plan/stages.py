@@ -1,5 +1,6 @@
 """Pipeline stages: consecutive layers, dealt so that the fullest stage is as light as it can be, and then evenly."""
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -9,18 +10,15 @@ from moe_plan.plan import Stage
 from moe_plan.shares import layer_kinds, layer_share
 from moe_plan.subject import Subject
 
-_HALVINGS = 48
-"""Steps of the search for the lightest bottleneck: finer than any two sums of weights differ."""
 
-
-def balance(costs: Sequence[float], stages: int) -> tuple[int, ...]:
+def balance(costs: Sequence[int], stages: int) -> tuple[int, ...]:
     """Layers of each stage, one at least, so that the largest sum of costs is least.
 
     Where several ways are as light, each boundary lies as near as it can to an even share of what is left. Costs are
     of the layers in order and not negative; stages is 1 to len(costs).
     """
     assert 1 <= stages <= len(costs)
-    sums = (0.0, *accumulate(costs))
+    sums = (0, *accumulate(costs))
     bottleneck = _lightest_bottleneck(sums, stages)
     earliest = _earliest_ends(sums, stages, bottleneck)
     ends = [0]
@@ -48,7 +46,7 @@ def layer_costs(shape: ModelShape, tp: int, per_rank: float) -> tuple[float, ...
     )
 
 
-def stage_costs(subject: Subject, tp: int, per_rank: float) -> tuple[float, ...]:
+def stage_costs(subject: Subject, tp: int, per_rank: float) -> tuple[int, ...]:
     """Bytes of weights on one rank for each layer, the embedding with the first and the head with the last.
 
     Bytes, since a decode step reads a stage's weights and the fullest stage leaves the least room for the KV cache.
@@ -59,7 +57,7 @@ def stage_costs(subject: Subject, tp: int, per_rank: float) -> tuple[float, ...]
     width = shape.formats.other.bytes_per_param / tp
     costs[0] += shape.embedding_params * width
     costs[-1] += (shape.head_params or shape.embedding_params) * width
-    return tuple(costs)
+    return tuple(math.ceil(cost) for cost in costs)
 
 
 def make_stages(counts: Sequence[int]) -> tuple[Stage, ...]:
@@ -72,22 +70,20 @@ def make_stages(counts: Sequence[int]) -> tuple[Stage, ...]:
     )
 
 
-def _lightest_bottleneck(sums: Sequence[float], stages: int) -> float:
+def _lightest_bottleneck(sums: Sequence[int], stages: int) -> int:
     """Least bound under which every stage's sum stays, by halving between the mean and the whole."""
-    low = max(sums[-1] / stages, max((b - a for a, b in pairwise(sums)), default=0.0))
+    low = max(-(-sums[-1] // stages), *(after - before for before, after in pairwise(sums)))
     high = sums[-1]
-    if _stages_needed(sums, low, stages) <= stages:
-        return low
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
+    while low < high:
+        middle = (low + high) // 2
         if _stages_needed(sums, middle, stages) <= stages:
             high = middle
         else:
-            low = middle
-    return high
+            low = middle + 1
+    return low
 
 
-def _stages_needed(sums: Sequence[float], bottleneck: float, limit: int) -> int:
+def _stages_needed(sums: Sequence[int], bottleneck: int, limit: int) -> int:
     """Stages that greedy filling takes; it stops counting beyond the limit."""
     end, needed, layers = 0, 0, len(sums) - 1
     while end < layers and needed <= limit:
@@ -96,26 +92,20 @@ def _stages_needed(sums: Sequence[float], bottleneck: float, limit: int) -> int:
     return needed
 
 
-def _earliest_ends(sums: Sequence[float], stages: int, bottleneck: float) -> list[int]:
+def _earliest_ends(sums: Sequence[int], stages: int, bottleneck: int) -> list[int]:
     """For each stage the least end from which the later stages can still hold the rest under the bottleneck."""
     ends = [len(sums) - 1]
     for _ in range(stages - 1):
-        bound = sums[ends[-1]] - bottleneck
-        ends.append(max(0, min(bisect_left(sums, bound - _slack(sums)), ends[-1] - 1)))
+        ends.append(max(0, min(bisect_left(sums, sums[ends[-1]] - bottleneck), ends[-1] - 1)))
     return ends[::-1]
 
 
-def _reach(sums: Sequence[float], start: int, bottleneck: float) -> int:
-    """The furthest end of a stage that starts here; one layer at least."""
-    return max(bisect_right(sums, sums[start] + bottleneck + _slack(sums)) - 1, start + 1)
+def _reach(sums: Sequence[int], start: int, bottleneck: int) -> int:
+    """The furthest end of a stage that starts here."""
+    return bisect_right(sums, sums[start] + bottleneck) - 1
 
 
-def _nearest(ascending: Sequence[float], value: float) -> int:
+def _nearest(ascending: Sequence[int], value: float) -> int:
     """Index of the number nearest to a value, the first where several are."""
     distances = [abs(number - value) for number in ascending]
     return distances.index(min(distances))
-
-
-def _slack(sums: Sequence[float]) -> float:
-    """What rounding may take from a sum."""
-    return sums[-1] * 1e-12

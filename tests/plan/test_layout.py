@@ -104,7 +104,7 @@ def test_a_layer_with_an_exception_has_its_own_experts():
     assert copies_of(experts, layer=5) == ((1, 3), (0, 2))
 
 
-costs_and_stages = st.lists(st.floats(0.01, 100), min_size=1, max_size=9).flatmap(
+costs_and_stages = st.lists(st.integers(1, 50), min_size=1, max_size=9).flatmap(
     lambda costs: st.tuples(st.just(costs), st.integers(1, len(costs)))
 )
 
@@ -125,7 +125,7 @@ def test_stages_partition_the_layers_and_each_has_one(case):
 def test_no_other_stages_have_a_lighter_fullest_one(case):
     costs, pp = case
     best = min(_fullest(costs, counts) for counts in _compositions(len(costs), pp))
-    assert _fullest(costs, balance(costs, pp)) == pytest.approx(best)
+    assert _fullest(costs, balance(costs, pp)) == best
 
 
 def _fullest(costs, counts):
@@ -149,8 +149,8 @@ def _compositions(layers, stages):
     ("layers", "pp", "counts"), [(16, 4, (4, 4, 4, 4)), (10, 4, (2, 3, 2, 3)), (5, 5, (1, 1, 1, 1, 1)), (61, 1, (61,))]
 )
 def test_equal_layers_are_dealt_as_evenly_as_they_can_be(layers, pp, counts):
-    assert balance([1.0] * layers, pp) == counts
+    assert balance([3] * layers, pp) == counts
 
 
 def test_a_heavy_head_shortens_the_last_stage():
-    assert balance([1.0] * 15 + [5.0], 2) == (10, 6)
+    assert balance([1] * 15 + [5], 2) == (10, 6)
