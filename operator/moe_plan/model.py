@@ -68,7 +68,7 @@ class MoeFfn:
     shared_params: int
     """Parameters of the shared experts together, their gate included."""
     router_params: int
-    """Parameters of the router; each rank of the stage holds it whole."""
+    """Parameters of the router, and of projections to and from expert_hidden; each rank of the stage holds them whole."""
     expert_hidden: int = 0
     """Hidden width that the experts see; 0 means the model's."""
 
