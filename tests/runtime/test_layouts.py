@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 from threads import ThreadedRanks, generate
-from tiny_models import NEW_TOKENS, PROMPTS, TinyModel
+from tiny_models import NEW_TOKENS, PROMPTS, VOCAB, TinyModel
 from tiny_plans import tiny_plan
 
 from moe_plan.plan import Plan
 from moe_runtime.checkpoint import open_weights
+from moe_runtime.step import Chunk, Sampling
 
 LAYOUTS = {
     "one rank": {},
@@ -52,3 +54,49 @@ def test_every_layout_gives_the_tokens_of_transformers(tiny: TinyModel, layout: 
     plan = tiny_plan(tiny.config, **layout)
     with ranks(plan, tiny) as threaded:
         assert generate(threaded.step, plan, PROMPTS, NEW_TOKENS) == tiny.greedy(PROMPTS)
+
+
+def test_a_prompt_computed_in_chunks_gives_the_same_tokens(tiny: TinyModel) -> None:
+    plan = tiny_plan(tiny.config, ep=2, tp=2, micro_batches=2)
+    with ranks(plan, tiny) as threaded:
+        assert generate(threaded.step, plan, PROMPTS, NEW_TOKENS, chunk_tokens=7) == tiny.greedy(PROMPTS)
+
+
+def test_a_long_prompt_is_attended_to_in_pieces_and_gives_the_same_tokens(tiny: TinyModel) -> None:
+    prompts = [[(7 * i) % VOCAB for i in range(430)], [(5 * i) % VOCAB for i in range(300)], [3, 4]]
+    plan = tiny_plan(tiny.config, ep=1, tokens_per_shard=4096)
+    with ranks(plan, tiny) as threaded:
+        assert generate(threaded.step, plan, prompts, 2) == tiny.greedy(prompts, 2)
+
+
+def test_logits_of_a_split_model_are_those_of_transformers(tiny: TinyModel) -> None:
+    plan = tiny_plan(tiny.config, ep=2, tp=4, pp=2)
+    prompt = tuple(PROMPTS[2])
+    chunk = Chunk(0, prompt, 0, (4, 2, 9), Sampling())
+    with ranks(plan, tiny) as threaded:
+        (sampled,) = threaded.step([[[], [chunk]]])
+        answering = next(executor for executor in threaded.executors if len(executor.logits))
+    expected = tiny.logits(list(prompt))[-1]
+    torch.testing.assert_close(answering.logits[0], expected, rtol=1e-4, atol=1e-4)
+    assert sampled.logprob == pytest.approx(expected.log_softmax(-1)[sampled.token].item(), abs=1e-4)
+
+
+def test_a_layout_does_not_change_synthetic_weights(tiny: TinyModel) -> None:
+    tokens = []
+    for layout in ({}, {"ep": 2, "tp": 4}, {"ep": 4, "pp": 2, "redundant": 4}):
+        plan = tiny_plan(tiny.config, **layout)
+        threaded = ThreadedRanks(plan, open_weights(plan, None))
+        tokens.append(generate(threaded.step, plan, PROMPTS, NEW_TOKENS))
+        threaded.close()
+    assert tokens[0] == tokens[1] == tokens[2]
+
+
+@pytest.mark.parametrize(("dtype", "kv_dtype"), [("bfloat16", None), ("float32", "bfloat16"), ("float16", None)])
+def test_reduced_precision_stays_close_to_float32(tiny: TinyModel, dtype: str, kv_dtype: str | None) -> None:
+    plan = tiny_plan(tiny.config, tp=2, dtype=dtype, kv_dtype=kv_dtype)
+    chunk = Chunk(0, tuple(PROMPTS[3]), 0, (0,), Sampling())
+    with ranks(plan, tiny) as threaded:
+        threaded.step([[[chunk]]])
+        logits = threaded.executors[0].logits[0]
+    expected = tiny.logits(PROMPTS[3])[-1]
+    assert torch.nn.functional.cosine_similarity(logits, expected, dim=0) > 0.99

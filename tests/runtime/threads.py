@@ -90,7 +90,7 @@ class ThreadCommunicator:
 
     def combine(self, output: Tensor, dispatched: Dispatched, weights: Tensor) -> Tensor:
         mine = {source: row.clone() for source, row in zip(dispatched.handle, output, strict=True)}
-        made = [found for found in self._share("combine", mine, self._stage)]
+        made = self._share("combine", mine, self._stage)
         combined = output.new_zeros(len(weights), output.shape[-1])
         for token, k in ((token, k) for token in range(len(weights)) for k in range(weights.shape[1])):
             parts = [found[self._ep, token, k] for found in made if (self._ep, token, k) in found]

@@ -1,7 +1,7 @@
 """Tiny checkpoints made with transformers, and the greedy tokens that transformers gives for them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,18 @@ class TinyModel:
 
     path: Path
     model: PreTrainedModel
+    _known: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text())
 
     def greedy(self, prompts: list[list[int]], new_tokens: int = NEW_TOKENS) -> list[list[int]]:
-        """What transformers generates, each prompt by itself."""
-        return [self._greedy(prompt, new_tokens) for prompt in prompts]
+        """What transformers generates, each prompt by itself; worked out once."""
+        for prompt in prompts:
+            if (*prompt, new_tokens) not in self._known:
+                self._known[*prompt, new_tokens] = self._greedy(prompt, new_tokens)
+        return [self._known[*prompt, new_tokens] for prompt in prompts]
 
     def _greedy(self, prompt: list[int], new_tokens: int) -> list[int]:
         ids = torch.tensor([prompt])
