@@ -108,7 +108,7 @@ def predict(
     shards = max(1, replicas) * layout.ep
     batch = max(1, min(ceil_div(workload.concurrency, shards), kv.requests_per_shard))
     active = min(workload.concurrency, batch * shards)
-    ttft, tpot = _times(machine, workload, batch, active / max(1, replicas), micro_batches)
+    ttft, tpot = _times(machine, workload, batch, ceil_div(active, max(1, replicas)), micro_batches)
     tokens_per_s = active * workload.output_tokens / (ttft.total + (workload.output_tokens - 1) * tpot.total)
     served = tokens_per_s if replicas else 0.0
     return Prediction(
@@ -123,9 +123,9 @@ def predict(
 
 
 def _times(
-    machine: Machine, workload: Workload, batch: int, active: float, micro_batches: int
+    machine: Machine, workload: Workload, batch: int, active: int, micro_batches: int
 ) -> tuple[Seconds, Seconds]:
-    """TTFT and TPOT of `batch` requests on the fullest shard, `active` on all shards of a replica.
+    """TTFT and TPOT of `batch` requests on the fullest shard, `active` on all shards of the fullest replica.
 
     Each request takes as many steps as it has output tokens, the first of which computes its prompt. Over them the
     other batch - 1 requests each start once: a step carries a prompt with probability (batch - 1) / (output - 1), and
