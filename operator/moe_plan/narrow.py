@@ -6,10 +6,12 @@ these are divided by a stated factor until 128 ranks fit on one machine.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from moe_plan.plan import Plan
-from moe_plan.spec import Hardware, Model, MoEDeployment, Runtime, Serving, WeightDtype, Workload
+from moe_plan.spec import Hardware, Model, MoEDeployment, Parallelism, Runtime, Section, Serving, WeightDtype, Workload
+
+S = TypeVar("S", bound=Section)
 
 HIDDEN = 64
 """Hidden width that the default factor comes near to."""
@@ -29,6 +31,8 @@ _WIDTHS = (
     "intermediate_size_mlp",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
+    "routed_expert_hidden_size",
+    "vocab_size_per_layer_input",
     "head_dim",
     "global_head_dim",
     "linear_key_head_dim",
@@ -38,6 +42,7 @@ _WIDTHS = (
     "o_lora_rank",
     "qk_nope_head_dim",
     "qk_rope_head_dim",
+    "rotary_dim",
     "v_head_dim",
     "index_head_dim",
 )
@@ -89,12 +94,10 @@ def narrow_config(config: Mapping[str, Any], factor: int, tp: int) -> dict[str, 
     narrowed = dict(_narrowed(config, factor, tp))
     if _derives_head_dim(config):
         narrowed["head_dim"] = _width("head_dim", config["hidden_size"] // config["num_attention_heads"], factor, tp)
-    vocab = narrowed.get("vocab_size")
-    if isinstance(vocab, int):
-        for name in _TOKEN_IDS:
-            if _beyond(narrowed.get(name), vocab):
-                del narrowed[name]
-    return narrowed
+    if "qk_head_dim" in narrowed:
+        narrowed["qk_head_dim"] = sum(narrowed.get(name, 0) for name in ("qk_nope_head_dim", "qk_rope_head_dim"))
+    vocab = next(_values(narrowed, "vocab_size"), None)
+    return {name: value for name, value in narrowed.items() if name not in _TOKEN_IDS or not _beyond(value, vocab)}
 
 
 def _narrowed(config: Mapping[str, Any], factor: int, tp: int) -> Iterator[tuple[str, Any]]:
@@ -124,55 +127,58 @@ def _derives_head_dim(config: Mapping[str, Any]) -> bool:
     return not given and isinstance(heads, int) and isinstance(hidden, int)
 
 
-def _beyond(token_ids: Any, vocab: int) -> bool:
+def _beyond(token_ids: Any, vocab: int | None) -> bool:
     listed = token_ids if isinstance(token_ids, list) else [token_ids]
-    return any(isinstance(token_id, int) and token_id >= vocab for token_id in listed)
+    return vocab is not None and any(isinstance(token_id, int) and token_id >= vocab for token_id in listed)
 
 
 def _values(config: Mapping[str, Any], name: str) -> Iterator[int]:
     """Values of a field in a config or in the configs within it."""
     if isinstance(config.get(name), int):
         yield config[name]
-    for inner in config.values():
-        if isinstance(inner, Mapping):
+    for section, inner in config.items():
+        if section not in _LEFT_OUT and isinstance(inner, Mapping):
             yield from _values(inner, name)
 
 
 def _on_cpu(deployment: MoEDeployment, plan: Plan, config: dict[str, Any], length: int, batch: int) -> MoEDeployment:
     """The plan's layout with another model, on CPU ranks in nodes of the same size."""
-    spec = deployment.spec
+    return deployment.model_copy(
+        update={
+            "spec": deployment.spec.model_copy(
+                update={
+                    "model": Model(config=config, source="random", dtype=WeightDtype.FLOAT32),
+                    "hardware": _named(Hardware, accelerator="cpu", gpus_per_node=plan.hardware.gpus_per_node),
+                    "parallelism": _as_planned(deployment.spec.parallelism, plan),
+                    "workload": _shortened(deployment.spec.workload, length),
+                    "replicas": 1,
+                    "runtime": Runtime(),
+                    "serving": _named(
+                        Serving,
+                        port=deployment.spec.serving.port,
+                        max_model_length=length,
+                        max_batch_tokens=batch,
+                        capacity_factor=deployment.spec.serving.capacity_factor,
+                    ),
+                }
+            )
+        }
+    )
+
+
+def _as_planned(parallelism: Parallelism, plan: Plan) -> Parallelism:
     degrees = plan.degrees
-    parallelism = spec.parallelism.model_copy(
-        update={
-            "ep": degrees.ep,
-            "tp": degrees.tp,
-            "pp": degrees.pp,
-            "gpus": None,
-            "redundant_experts": plan.experts.redundant,
-            "micro_batches": plan.micro_batches,
-        }
-    )
-    output = max(1, min(spec.workload.output_tokens, length // 2))
-    workload = Workload(
-        input_tokens=max(1, min(spec.workload.input_tokens, length - output)),
-        output_tokens=output,
-        concurrency=spec.workload.concurrency,
-    )
-    serving = Serving(
-        port=spec.serving.port,
-        max_model_length=length,
-        max_batch_tokens=batch,
-        capacity_factor=spec.serving.capacity_factor,
-    )
-    rehearsed = spec.model_copy(
-        update={
-            "model": Model(config=config, source="random", dtype=WeightDtype.FLOAT32),
-            "hardware": Hardware(accelerator="cpu", gpus_per_node=plan.hardware.gpus_per_node),
-            "parallelism": parallelism,
-            "workload": workload,
-            "replicas": 1,
-            "runtime": Runtime(),
-            "serving": serving,
-        }
-    )
-    return deployment.model_copy(update={"spec": rehearsed})
+    decided = {"ep": degrees.ep, "tp": degrees.tp, "pp": degrees.pp, "micro_batches": plan.micro_batches}
+    return parallelism.model_copy(update={**decided, "gpus": None, "redundant_experts": plan.experts.redundant})
+
+
+def _shortened(workload: Workload, length: int) -> Workload:
+    """The workload without targets, its requests cut to a length; what is cut short is the prompt."""
+    output = max(1, min(workload.output_tokens, length // 2))
+    prompt = max(1, min(workload.input_tokens, length - output))
+    return _named(Workload, input_tokens=prompt, output_tokens=output, concurrency=workload.concurrency)
+
+
+def _named(section: type[S], **values: Any) -> S:
+    """A section of the spec, by the names that its fields have here."""
+    return section.model_validate(values, by_name=True, by_alias=False)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from moe_plan.search import Forecast
+from moe_plan.search import Forecast, room
 from moe_plan.subject import Subject
 from moe_plan.units import format_seconds
 
@@ -34,17 +34,19 @@ def _targets(subject: Subject, found: Forecast) -> Iterator[str]:
 
 def _requests(subject: Subject, found: Forecast) -> Iterator[str]:
     workload, replicas = subject.spec.workload, max(1, subject.spec.replicas)
+    if workload.mode == "training":
+        return
     shards = found.draft.choice.layout.ep * replicas
-    room = found.kv.requests_per_shard * shards
     length = workload.input_tokens + workload.output_tokens
     if length > subject.limits.max_model_length:
         yield (
             f"serving.maxModelLength: requests of the workload have {length:,} tokens, more than the "
             f"{subject.limits.max_model_length:,} that are admitted"
         )
-    if room < workload.concurrency:
+    held = room(subject, found)
+    if held < workload.concurrency:
         yield (
-            f"workload.concurrency: the KV cache holds {room:,} requests of {length:,} tokens at once, "
+            f"workload.concurrency: the KV cache holds {held:,} requests of {length:,} tokens at once, "
             f"{workload.concurrency:,} are expected; the others wait"
         )
     if workload.concurrency < shards:
@@ -61,9 +63,7 @@ def _micro_batches(subject: Subject, found: Forecast) -> Iterator[str]:
     batch = found.prediction.batch_per_shard
     if pp == 1 and given > 1:
         yield f"parallelism.microBatches: {given} overlap nothing, since pp is 1"
-    elif given < pp:
-        yield f"parallelism.microBatches: {given} keep {pp - given} of {pp} stages idle; {pp} or more fill them"
-    elif given > max(1, batch):
+    elif given > max(1, batch) and subject.spec.workload.mode == "serving":
         yield (
             f"parallelism.microBatches: {given} are more than the {batch} requests that a shard decodes at once, so "
             f"{given - batch} of them are empty in its decode steps"

@@ -21,6 +21,7 @@ from moe_plan.search import (
     forecasts,
     free_domain,
     merit,
+    room,
     shortfall,
     work_out,
 )
@@ -143,13 +144,12 @@ def _none_fits(subject: Subject, most: int) -> Violation:
 
 def _targets_missed(subject: Subject, best: Forecast) -> Violation:
     layout, prediction = best.draft.choice.layout, best.prediction
-    room = best.kv.requests_per_shard * layout.ep * max(1, subject.spec.replicas)
     return Violation(
         "spec.workload",
         "TargetsOutOfReach",
         f"no layout of up to {MAX_GPUS:,} GPUs a replica meets the targets; the nearest, ep {layout.ep}, tp {layout.tp}, "
         f"pp {layout.pp}, is predicted to reach TTFT {format_seconds(prediction.ttft)} and TPOT "
-        f"{format_seconds(prediction.tpot)} with room for {room:,} requests of {subject.spec.workload.concurrency:,}",
+        f"{format_seconds(prediction.tpot)} with room for {room(subject, best):,} requests of {subject.spec.workload.concurrency:,}",
         "relax the targets, lower concurrency, or add replicas",
     )
 

@@ -142,14 +142,18 @@ def merit(subject: Subject, found: Forecast) -> tuple[float, ...]:
 
 def shortfall(subject: Subject, found: Forecast) -> float:
     """By what factor the worst of the workload's targets is missed, less one; 0 when all are met."""
-    workload, replicas = subject.spec.workload, max(1, subject.spec.replicas)
-    room = found.kv.requests_per_shard * found.draft.choice.layout.ep * replicas
-    misses = [workload.concurrency / max(room, 0.5)]
+    workload = subject.spec.workload
+    misses = [] if workload.mode == "training" else [workload.concurrency / max(room(subject, found), 0.5)]
     if workload.ttft is not None:
         misses.append(found.prediction.ttft / workload.ttft)
     if workload.tpot is not None:
         misses.append(found.prediction.tpot / workload.tpot)
-    return max(0.0, max(misses) - 1)
+    return max(0.0, max(misses, default=0.0) - 1)
+
+
+def room(subject: Subject, found: Forecast) -> int:
+    """Requests of the workload that the KV caches of the whole deployment hold at once."""
+    return found.kv.requests_per_shard * found.draft.choice.layout.ep * max(1, subject.spec.replicas)
 
 
 def _tp_is_placed(subject: Subject, layout: Layout) -> bool:
