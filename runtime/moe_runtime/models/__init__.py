@@ -13,6 +13,6 @@ FAMILIES: dict[str, type[DecoderConfig]] = {"mixtral": MixtralConfig, "qwen3_moe
 def parse_config(config: dict[str, Any]) -> DecoderConfig:
     """The checked config of a known family. Raises UnsupportedModel, with the families there are."""
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise UnsupportedModel(f"model_type {family!r} is not executed by this runtime ({', '.join(FAMILIES)} are)")
     return FAMILIES[family].parse(config)
