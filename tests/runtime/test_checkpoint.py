@@ -222,7 +222,7 @@ def test_weights_are_read_in_the_format_they_are_stored_in(copy: Path, mixtral: 
         ({"model_type": None}, "is not executed by this runtime"),
         ({"hidden_act": "gelu"}, "config.json: hidden_act: Input should be 'silu', not 'gelu'"),
         ({"hidden_size": "32"}, "config.json: hidden_size: Input should be a valid integer, not '32'"),
-        ({"num_hidden_layers": 0}, "config.json: num_hidden_layers: Input should be greater than or equal to 1"),
+        ({"num_hidden_layers": 0}, "config.json: num_hidden_layers: Input should be greater than 0, not 0"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type 'dynamic' is not executed"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "2"}}, "RoPE's factor must be a number"),
     ],
