@@ -35,6 +35,10 @@ Shape = tuple[int, ...]
 class Weights(Protocol):
     """Where the weights of one model come from."""
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The model; made once, and inherited by every rank."""
+
     def read(self, name: str, *slices: slice) -> Tensor:
         """A slice of a tensor that the model's spec names, on the CPU, in its stored dtype; not to be written to."""
 
@@ -57,9 +61,10 @@ class StoredTensor:
 
 
 class Checkpoint:
-    """A Hugging Face checkpoint whose names and shapes are known to be those of a spec."""
+    """A Hugging Face checkpoint whose names and shapes are known to be those of its spec."""
 
-    def __init__(self, tensors: dict[str, StoredTensor]) -> None:
+    def __init__(self, spec: ModelSpec, tensors: dict[str, StoredTensor]) -> None:
+        self.spec = spec
         self._tensors = tensors
 
     def read(self, name: str, *slices: slice) -> Tensor:
@@ -91,7 +96,7 @@ def open_checkpoint(directory: Path, config: DecoderConfig) -> Checkpoint:
                 raise CheckpointError(f"{file}: tensor {name} is also in {tensors[name].file.name}")
             tensors[name] = tensor
     _check_tensors(directory, spec, tensors)
-    return Checkpoint(tensors)
+    return Checkpoint(spec, tensors)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

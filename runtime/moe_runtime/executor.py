@@ -19,7 +19,6 @@ from moe_runtime.checkpoint import Weights
 from moe_runtime.comm.base import Communicator
 from moe_runtime.errors import UnsupportedModel
 from moe_runtime.frontend.pages import pages_per_shard
-from moe_runtime.models import parse_config
 from moe_runtime.models.batch import Batch, make_batch
 from moe_runtime.models.layers import Place
 from moe_runtime.models.rope import Rope
@@ -31,12 +30,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Executor:
-    """One rank. `device` is cpu or cuda:N. Raises UnsupportedModel for a model or number format it does not execute."""
+    """One rank. `device` is cpu or cuda:N. Raises UnsupportedModel for a number format it does not compute in."""
 
     def __init__(self, plan: Plan, rank: int, communicator: Communicator, weights: Weights, device: str) -> None:
         layout = Layout(plan.degrees.ep, plan.degrees.tp, plan.degrees.pp, plan.rank_order)
         here = layout.coordinate(rank)
-        spec = parse_config(plan.model.config).spec()
+        spec = weights.spec
         self._place = Place(
             ep=here.ep,
             tp=here.tp,

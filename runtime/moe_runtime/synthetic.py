@@ -22,6 +22,7 @@ class SyntheticWeights:
     """Norms are one, biases zero, all other weights uniform with deviation 0.02; float32."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
         self._shapes = spec.tensors()
 
     def read(self, name: str, *slices: slice) -> Tensor:

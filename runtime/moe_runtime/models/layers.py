@@ -92,7 +92,7 @@ class Attention:
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """[T, H] to [T, H], the same on each tp rank."""
-        qkv = F.linear(x, self._qkv, self._qkv_bias).view(len(x), -1, self._width)
+        qkv = F.linear(x, self._qkv, self._qkv_bias).view(x.shape[0], -1, self._width)
         self._rotate(qkv[:, : self._queries + len(self._kv)], batch)
         self._cache.write(batch.slots, qkv[:, self._queries :])
         seen = [self._attend(qkv[group.rows, : self._queries], group) for group in batch.groups]
@@ -114,7 +114,7 @@ class Attention:
         mask = group.mask(self._window, repeats, self._dtype)
         seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         by_token = seen.view(pieces, kv, repeats, -1, width).permute(0, 3, 1, 2, 4)
-        return by_token.reshape(len(queries), -1)
+        return by_token.reshape(queries.shape[0], -1)
 
 
 def _kv_heads(spec: AttentionSpec, place: Place) -> range:
@@ -206,7 +206,7 @@ class MoeLayer:
 
     def _compute(self, arrived: Dispatched) -> Tensor:
         """Each local expert's partial sum over its rows, [R, H]."""
-        if not len(arrived.hidden):
+        if not arrived.hidden.shape[0]:
             return arrived.hidden
         busy = [(expert, rows) for expert, rows in zip(self._experts, arrived.counts, strict=True) if rows]
         if len(busy) == 1:
