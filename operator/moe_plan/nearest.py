@@ -50,10 +50,11 @@ def _domain(subject: Subject) -> Domain:
 
 
 def _redundancies(subject: Subject, ep: int) -> tuple[int, ...]:
-    """The given number of copies or, where ep cannot have it, the next fewer and the next more."""
+    """The given number of copies, or none; where ep cannot have as many, the next fewer and the next more."""
     given, logical = subject.spec.parallelism.redundant_experts, subject.experts
     left_over = (logical + given) % ep
-    tried = (given,) if not any(expert_rules(subject, ep, given)) else (given - left_over, given + ep - left_over, 0)
+    divides = not any(expert_rules(subject, ep, given))
+    tried = (given, 0) if divides else (given - left_over, given + ep - left_over)
     return tuple(r for r in dict.fromkeys(tried) if r >= 0 and not any(expert_rules(subject, ep, r)))
 
 
