@@ -30,13 +30,13 @@ class Attention:
     latent_dim: int = 0
     """MLA: elements cached a token on each tp rank (latent and rotary key together); 0 otherwise."""
     window: int | None = None
-    """Sliding window in tokens; None when all tokens are attended."""
+    """Sliding window in tokens, beside the compressed entries where there are any; None when all are attended."""
     compression: int = 1
     """Tokens that share one cached entry."""
     selected: int | None = None
     """Sparse attention: cached entries that a query reads at most; None when all."""
     indexer_dim: int = 0
-    """Sparse attention: elements a token that the indexer caches on each tp rank."""
+    """Sparse attention: elements a token that the indexer caches on each tp rank, compression accounted for."""
     state_elements: int = 0
     """Linear attention: elements of recurrent state a request, split over tp; 0 otherwise."""
 

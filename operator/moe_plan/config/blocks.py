@@ -27,18 +27,18 @@ def heads_of(fields: Fields) -> tuple[int, int]:
     """Query heads and KV heads (those of the queries where the config has none), noted where they do not fit."""
     heads = fields.count("num_attention_heads")
     kv_heads = fields.count_or(heads, "num_key_value_heads")
-    if heads % kv_heads:
+    if heads % kv_heads and fields.sound("num_attention_heads", "num_key_value_heads"):
         fields.note("num_key_value_heads", "HeadsNotDivisible", f"is {kv_heads}, which does not divide {heads} heads")
     return heads, kv_heads
 
 
 def head_width(fields: Fields) -> int:
     """head_dim, or an even share of the hidden size."""
-    heads = fields.count("num_attention_heads")
-    if not fields.has("head_dim") and hidden(fields) % heads:
-        message = f"is {heads}, which does not divide hidden_size {hidden(fields)}, and head_dim is missing"
+    heads, D = fields.count("num_attention_heads"), hidden(fields)
+    if not fields.has("head_dim") and D % heads and fields.sound("num_attention_heads", "hidden_size"):
+        message = f"is {heads}, which does not divide hidden_size {D}, and head_dim is missing"
         fields.note("num_attention_heads", "HeadsNotDivisible", message)
-    return fields.count_or(max(1, hidden(fields) // heads), "head_dim")
+    return fields.count_or(max(1, D // heads), "head_dim")
 
 
 def grouped_attention(fields: Fields, window: int | None = None) -> Attention:
@@ -130,7 +130,7 @@ def gated_moe(fields: Fields, experts: int, top_k: int, width: int, shared_width
 def experts_of(fields: Fields, *keys: str, top_k: str = "num_experts_per_tok") -> tuple[int, int]:
     """Routed experts and how many of them a token takes, noted where they do not fit."""
     experts, chosen = fields.count(*keys), fields.count(top_k)
-    if chosen > experts:
+    if chosen > experts and fields.sound(top_k, *keys):
         fields.note(top_k, "OutOfRange", f"is {chosen}, more than the {experts} experts")
     return experts, chosen
 

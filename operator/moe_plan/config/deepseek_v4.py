@@ -1,8 +1,8 @@
 """DeepSeek-V4: one shared KV head, compressed caches by layer, a grouped output projection, hyper-connections.
 
 Parameter shapes as in transformers' `DeepseekV4Attention`, `DeepseekV4HyperConnection`. Each entry of the cache serves
-as key and as value, so a layer counts as latent attention without an up-projection. What a compressed layer caches
-beside it, the last sliding_window tokens, is left out: 128 entries a layer.
+as key and as value, so a layer counts as latent attention without an up-projection. Compressed layers keep the last
+sliding_window tokens beside the compressed entries.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ RATIOS = {0: SLIDING, 4: SPARSE, 128: HEAVY}
 
 def layers(fields: Fields) -> tuple[Layer, ...]:
     """Layers of a deepseek_v4 config. The first num_hash_layers route by token and have no correction bias."""
-    by_kind = {SLIDING: _sliding(fields), SPARSE: _sparse(fields), HEAVY: _heavy(fields)}
+    by_kind = {SLIDING: _shared_kv(fields), SPARSE: _sparse(fields), HEAVY: _heavy(fields)}
     hashed = deepseek.shared_moe(fields)
     biased = deepseek.biased_moe(fields)
     first = fields.count_or(3, "num_hash_layers", at_least=0)
@@ -47,7 +47,7 @@ def _shared_kv(fields: Fields) -> Attention:
     """Low-rank queries, one KV projection for all heads, low-rank output by groups, a sink a head."""
     D, H, d = blocks.hidden(fields), fields.count("num_attention_heads"), fields.count("head_dim")
     r_q, r_o, groups = fields.count("q_lora_rank"), fields.count("o_lora_rank"), fields.count("o_groups")
-    if H % groups:
+    if H % groups and fields.sound("num_attention_heads", "o_groups"):
         fields.note("o_groups", "HeadsNotDivisible", f"is {groups}, which does not divide {H} heads")
     return Attention(
         kind="mla",
@@ -59,11 +59,8 @@ def _shared_kv(fields: Fields) -> Attention:
         kv_params=0,
         replicated_params=D * r_q + r_q + D * d + d,
         latent_dim=d,
+        window=fields.count("sliding_window"),
     )
-
-
-def _sliding(fields: Fields) -> Attention:
-    return replace(_shared_kv(fields), window=fields.count("sliding_window"))
 
 
 def _heavy(fields: Fields) -> Attention:
@@ -78,7 +75,7 @@ def _sparse(fields: Fields) -> Attention:
     heads, width = fields.count("index_n_heads"), fields.count("index_head_dim")
     indexer = _compressor(fields, width, 2 * width, 4) + r_q * heads * width + D * heads
     attention = blocks.plus(_shared_kv(fields), replicated=_compressor(fields, d, 2 * d, 4) + indexer)
-    return replace(attention, compression=4, selected=fields.count("index_topk"), indexer_dim=width)
+    return replace(attention, compression=4, selected=fields.count("index_topk"), indexer_dim=max(1, width // 4))
 
 
 def _compressor(fields: Fields, entry: int, width: int, ratio: int) -> int:

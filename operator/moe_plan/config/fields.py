@@ -25,6 +25,11 @@ class Fields:
         """Note a problem with a field."""
         self.violations.append(Violation(f"{self.path}.{key}", code, message, remedy))
 
+    def sound(self, *keys: str) -> bool:
+        """Whether no problem was noted with these fields, so that they may be held against each other."""
+        paths = {f"{self.path}.{key}" for key in keys}
+        return not any(violation.field in paths for violation in self.violations)
+
     def has(self, key: str) -> bool:
         """Whether the field is given, and not as null."""
         return self.values.get(key) is not None

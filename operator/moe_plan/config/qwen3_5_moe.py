@@ -51,7 +51,7 @@ def _delta_net(fields: Fields) -> Attention:
     D, kernel = blocks.hidden(fields), fields.count("linear_conv_kernel_dim")
     H, d_k = fields.count("linear_num_key_heads"), fields.count("linear_key_head_dim")
     H_v, d_v = fields.count("linear_num_value_heads"), fields.count("linear_value_head_dim")
-    if H_v % H:
+    if H_v % H and fields.sound("linear_num_key_heads", "linear_num_value_heads"):
         message = f"is {H_v}, not a multiple of the {H} key heads"
         fields.note("linear_num_value_heads", "HeadsNotDivisible", message)
     keys, values = H * d_k, H_v * d_v
