@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moe_plan.plan import Plan
 from moe_runtime.errors import CheckpointError
+from moe_runtime.formats import formats_of
 from moe_runtime.models import parse_config
 from moe_runtime.models.config import DecoderConfig
 from moe_runtime.models.spec import ModelSpec
@@ -76,9 +77,10 @@ class Checkpoint:
 def open_weights(plan: Plan, checkpoint: Path | None) -> Weights:
     """The weights of a plan's model; synthetic ones, the same for each layout, without a checkpoint.
 
-    Raises UnsupportedModel for a model that the runtime does not execute, and CheckpointError for a checkpoint that
+    Raises UnsupportedModel for a model or number format that the runtime does not execute, and CheckpointError for a checkpoint that
     is incomplete, corrupt, or another model's.
     """
+    formats_of(plan)
     config = parse_config(plan.model.config)
     if checkpoint is None:
         return SyntheticWeights(config.spec())

@@ -17,7 +17,7 @@ from moe_plan.layout import Layout
 from moe_plan.plan import Plan
 from moe_runtime.checkpoint import Weights
 from moe_runtime.comm.base import Communicator
-from moe_runtime.errors import UnsupportedModel
+from moe_runtime.formats import formats_of
 from moe_runtime.frontend.pages import pages_per_shard
 from moe_runtime.models.batch import Batch, make_batch
 from moe_runtime.models.layers import Place
@@ -25,8 +25,6 @@ from moe_runtime.models.rope import Rope
 from moe_runtime.models.stage import DecoderStage
 from moe_runtime.sampling import draw
 from moe_runtime.step import Chunk, Sampled
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Executor:
@@ -36,19 +34,19 @@ class Executor:
         layout = Layout(plan.degrees.ep, plan.degrees.tp, plan.degrees.pp, plan.rank_order)
         here = layout.coordinate(rank)
         spec = weights.spec
+        formats = formats_of(plan)
         self._place = Place(
             ep=here.ep,
             tp=here.tp,
             tp_degree=layout.tp,
-            dtype=_dtype(plan.model.compute_dtype),
-            kv_dtype=_dtype(plan.model.kv_cache_dtype),
+            formats=formats,
             kv_pages=pages_per_shard(plan),
             device=device,
             weights=weights,
             communicator=communicator,
         )
-        self._rope = Rope(spec.rope, self._place.dtype, device)
-        self._nothing = torch.empty((0, spec.hidden), dtype=self._place.dtype, device=device)
+        self._rope = Rope(spec.rope, formats.compute, device)
+        self._nothing = torch.empty((0, spec.hidden), dtype=formats.compute, device=device)
         with torch.inference_mode():
             self._stage = DecoderStage(spec, plan, here, self._place)
         self.logits = torch.empty((0, spec.vocab))
@@ -86,9 +84,3 @@ class Executor:
         positions = [chunk.start + len(chunk.tokens) for chunk, _ in drawing]
         drawn = draw(self.logits, [sampling for _, sampling in drawing], positions)
         return [Sampled(chunk.request, *token) for (chunk, _), token in zip(drawing, drawn, strict=True)]
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise UnsupportedModel(f"{name} is not computed or cached by this runtime ({', '.join(DTYPES)} are)")
-    return DTYPES[name]

@@ -91,7 +91,9 @@ def test_a_layout_does_not_change_synthetic_weights(tiny: TinyModel) -> None:
     assert tokens[0] == tokens[1] == tokens[2]
 
 
-@pytest.mark.parametrize(("dtype", "kv_dtype"), [("bfloat16", None), ("float32", "bfloat16"), ("float16", None)])
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype"), [("bfloat16", None), ("float32", "bfloat16"), ("float32", "float8"), ("float16", None)]
+)
 def test_reduced_precision_stays_close_to_float32(tiny: TinyModel, dtype: str, kv_dtype: str | None) -> None:
     plan = tiny_plan(tiny.config, tp=2, dtype=dtype, kv_dtype=kv_dtype)
     chunk = Chunk(0, tuple(PROMPTS[3]), 0, (0,), Sampling())

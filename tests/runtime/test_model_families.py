@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from threads import ThreadedRanks, generate
-from tiny_models import NEW_TOKENS, PROMPTS, make_tiny
+from tiny_models import NEW_TOKENS, PROMPTS, TinyModel, make_tiny
 from tiny_plans import tiny_plan
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from moe_plan.catalogue.models import load_model, model_names
 from moe_runtime.checkpoint import open_weights
-from moe_runtime.models import parse_config
+from moe_runtime.errors import UnsupportedModel
+from moe_runtime.models import FAMILIES, parse_config
 from moe_runtime.models.rope import frequencies
 
 QWEN3_MOE: dict[str, dict[str, Any]] = {
@@ -101,3 +103,22 @@ def test_rope_scaling_has_the_frequencies_of_transformers(parameters: dict[str, 
     ours, our_factor = frequencies(new_style)
     torch.testing.assert_close(ours, theirs)
     assert our_factor == pytest.approx(their_factor)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"), [("model.dtype", {"dtype": "float8"}), ("model.kv_cache_dtype", {"kv_dtype": "int4"})]
+)
+def test_number_formats_that_the_runtime_lacks_are_refused_before_ranks_start(
+    mixtral: TinyModel, field: str, change: dict[str, str]
+) -> None:
+    with pytest.raises(UnsupportedModel, match=rf"^plan: {field}: \w+ is not executed by this runtime \(float32, "):
+        open_weights(tiny_plan(mixtral.config, **change), None)
+
+
+EXECUTED = [name for name in model_names() if load_model(name).config["model_type"] in FAMILIES]
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_the_catalogue_s_models_of_these_families_are_executed(name: str) -> None:
+    spec = parse_config(load_model(name).config).spec()
+    assert len(spec.layers) == load_model(name).config["num_hidden_layers"]

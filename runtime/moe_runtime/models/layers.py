@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moe_runtime.checkpoint import Weights
 from moe_runtime.comm.base import Communicator, Dispatched
+from moe_runtime.formats import Formats
 from moe_runtime.kv_cache import KvCache
 from moe_runtime.models.batch import Batch, Group
 from moe_runtime.models.spec import AttentionSpec, FfnSpec, MoeSpec
@@ -25,8 +26,7 @@ class Place:
     ep: int
     tp: int
     tp_degree: int
-    dtype: torch.dtype
-    kv_dtype: torch.dtype
+    formats: Formats
     kv_pages: int
     device: str
     weights: Weights
@@ -34,7 +34,7 @@ class Place:
 
     def read(self, name: str, *slices: slice) -> Tensor:
         """A copy of a slice of a weight, in the compute dtype and on the device."""
-        return self.weights.read(name, *slices).to(self.device, self.dtype, copy=True).contiguous()
+        return self.weights.read(name, *slices).to(self.device, self.formats.compute, copy=True).contiguous()
 
     def part(self, total: int) -> slice:
         """This rank's part of a dimension split over tp."""
@@ -79,7 +79,7 @@ class Attention:
     def __init__(self, spec: AttentionSpec, eps: float, place: Place) -> None:
         self._queries, self._kv, self._width = spec.heads // place.tp_degree, _kv_heads(spec, place), spec.head_dim
         self._repeats = self._queries // len(self._kv)
-        self._window, self._eps, self._dtype = spec.window, eps, place.dtype
+        self._window, self._eps, self._dtype = spec.window, eps, place.formats.compute
         self._communicator = place.communicator
         self._qkv, self._qkv_bias = _read_qkv(spec, self._kv, place)
         heads = place.part(spec.heads)
@@ -88,7 +88,7 @@ class Attention:
         # The bias is summed over tp with the rest, so one rank alone adds it.
         self._out_bias = place.read(f"{spec.name}.o_proj.bias") if spec.bias and place.tp == 0 else None
         self._head_norm = _read_head_norm(spec, self._queries, len(self._kv), place)
-        self._cache = KvCache(place.kv_pages, len(self._kv), spec.head_dim, place.kv_dtype, place.device)
+        self._cache = KvCache(place.kv_pages, len(self._kv), spec.head_dim, place.formats.kv_cache, place.device)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """[T, H] to [T, H], the same on each tp rank."""
@@ -183,7 +183,7 @@ class MoeLayer:
         self._communicator = place.communicator
         self._nothing = (
             torch.empty((0, spec.top_k), dtype=torch.int64, device=place.device),
-            torch.empty((0, spec.top_k), dtype=place.dtype, device=place.device),
+            torch.empty((0, spec.top_k), dtype=place.formats.compute, device=place.device),
         )
 
     def __call__(self, x: Tensor, batch: Batch | None) -> Tensor:
