@@ -2,10 +2,10 @@
 
     weights = open_weights(plan, checkpoint)                         # once, in the parent: checks everything
     executor = Executor(plan, rank, communicator, weights, "cpu")    # in each rank: reads its slices
-    sampled = executor.run(chunks_by_micro_batch)                    # every step
+    sampled = executor.run(micro_batches)                            # every step
 
-Every rank of a replica runs every step with the same number of micro-batches. A shard without chunks in a micro-batch
-still serves its experts to the others; it neither sends nor receives hidden states.
+Every rank of a replica runs every micro-batch of every step. A shard without chunks in a micro-batch still serves its
+experts to the others; it neither sends nor receives hidden states.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from moe_runtime.models.layers import Place
 from moe_runtime.models.rope import Rope
 from moe_runtime.models.stage import DecoderStage
 from moe_runtime.sampling import draw
-from moe_runtime.step import Chunk, Sampled
+from moe_runtime.step import Chunk, Sampled, ShardBatch
 
 
 class Executor:
@@ -52,14 +52,20 @@ class Executor:
         self.logits = torch.empty((0, spec.vocab))
         """Logits of the tokens that the last `run` returned, `[sampled, vocabulary]` float32, row by row."""
 
-    def run(self, chunks: Sequence[Sequence[Chunk]]) -> list[Sampled]:
-        """One step: this shard's chunks by micro-batch. Only the last stage's tp rank 0 returns what was drawn."""
+    def run(self, micro_batches: Sequence[ShardBatch]) -> list[Sampled]:
+        """One step of this shard. Only the last stage's tp rank 0 returns what was drawn."""
         with torch.inference_mode():
-            done = [self._run_micro_batch(micro_batch) for micro_batch in chunks]
+            done = [self._run_micro_batch(micro_batch) for micro_batch in micro_batches]
             return self._draw([made for made in done if made is not None])
 
-    def _run_micro_batch(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor] | None:
+    def _run_micro_batch(self, micro_batch: ShardBatch) -> tuple[Batch, Tensor] | None:
         """The batch and its logits, where tokens are to be drawn and this stage has the head."""
+        self._place.communicator.begin(micro_batch.tokens)
+        done = self._run_stage(micro_batch.chunks)
+        self._place.communicator.end()
+        return done
+
+    def _run_stage(self, chunks: Sequence[Chunk]) -> tuple[Batch, Tensor] | None:
         batch = make_batch(chunks, self._rope, self._place.ep, self._place.device) if chunks else None
         x = self._nothing if batch is None else self._enter(batch)
         for layer in self._stage.layers:

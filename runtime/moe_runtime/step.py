@@ -50,6 +50,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardBatch:
+    """What one shard needs to know of a micro-batch."""
+
+    tokens: tuple[int, ...]
+    """Tokens of each shard, `[ep]`; at least one in all."""
+    chunks: tuple[Chunk, ...]
+    """Its own chunks; none where it is idle."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """A token drawn for a request."""
 

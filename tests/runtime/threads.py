@@ -13,7 +13,7 @@ from moe_plan.plan import Plan
 from moe_runtime.checkpoint import Weights
 from moe_runtime.comm.base import Dispatched
 from moe_runtime.executor import Executor
-from moe_runtime.step import PAGE_TOKENS, Chunk, Sampled, Sampling
+from moe_runtime.step import PAGE_TOKENS, Chunk, Sampled, Sampling, ShardBatch
 
 DEADLINE_S = 60
 
@@ -67,6 +67,12 @@ class ThreadCommunicator:
         number = self._number(kind)
         self._exchange.post((kind, number, self._rank), value)
         return self._exchange.await_all([(kind, number, rank) for rank in group])
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        assert any(tokens)
+
+    def end(self) -> None:
+        pass
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return torch.stack(self._share("all_reduce", x.clone(), self._tp_group)).sum(0)
@@ -141,12 +147,22 @@ class ThreadedRanks:
 
         def run(rank: int) -> list[Sampled]:
             shard = self._layout.coordinate(rank).ep
-            return self.executors[rank].run(tuple(tuple(shards[shard]) for shards in micro_batches))
+            return self.executors[rank].run(
+                [batch for batch in shard_batches(micro_batches, shard) if any(batch.tokens)]
+            )
 
         return [sampled for found in self._on_all(run) for sampled in found]
 
     def close(self) -> None:
         self._pool.shutdown()
+
+
+def shard_batches(micro_batches: Sequence[Sequence[Sequence[Chunk]]], shard: int) -> list[ShardBatch]:
+    """What a shard is given of micro-batches, `[micro-batch][shard][chunk]`."""
+    return [
+        ShardBatch(tuple(sum(len(chunk.tokens) for chunk in chunks) for chunks in shards), tuple(shards[shard]))
+        for shards in micro_batches
+    ]
 
 
 def generate(

@@ -1,5 +1,6 @@
 """The interface behind which ranks talk. Every call is collective over its group and must be made in the same order."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,12 @@ class Dispatched:
 
 class Communicator(Protocol):
     """One rank's view of its groups."""
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """What follows is a micro-batch with so many tokens on each shard, `[ep]`, at least one in all."""
+
+    def end(self) -> None:
+        """The micro-batch is done on this rank."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum of x over the tp group; the same bits on each rank. May reuse x's storage."""
