@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 
 from moe_plan import spec
 from moe_plan.catalogue.hardware import hardware_names, hardware_sources, resolve_hardware
 from moe_plan.errors import ManifestError
+from moe_plan.hardware import Hardware
 from moe_plan.units import parse_quantity
 
 NAMES = (
@@ -18,11 +21,11 @@ NAMES = (
 )
 
 
-def of(name, **fields):
+def of(name: str, **fields: Any) -> Hardware:
     return resolve_hardware(spec.Hardware(accelerator=name, **fields))
 
 
-def described(**figures):
+def described(**figures: Any) -> Hardware:
     whole = {"memory": "64Gi", "flops": {"bfloat16": "400e12"}, "memoryBandwidth": "1.8e12", "links": [CLUSTER, NODE]}
     return resolve_hardware(spec.Hardware.model_validate({"spec": whole | figures}))
 
@@ -32,12 +35,12 @@ CLUSTER = {"scope": "cluster", "bandwidth": "50e9", "latency": "5us"}
 DOMAIN = {"scope": "domain", "bandwidth": "450e9", "latency": "3us", "gpus": 32}
 
 
-def test_the_catalogue_names_the_accelerators_of_the_documentation():
+def test_the_catalogue_names_the_accelerators_of_the_documentation() -> None:
     assert hardware_names() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_figure_has_a_source(name):
+def test_every_figure_has_a_source(name: str) -> None:
     figures = {"memory_bytes", "memory_bandwidth", "flops", "links", "gpus_per_node"}
     sources = hardware_sources(name)
     assert set(sources) == figures
@@ -45,7 +48,7 @@ def test_every_figure_has_a_source(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_figures_are_in_base_units_and_tiers_widen(name):
+def test_figures_are_in_base_units_and_tiers_widen(name: str) -> None:
     hardware = of(name)
     rates = [rate for _, rate in hardware.flops]
     assert rates == sorted(rates)
@@ -61,18 +64,18 @@ def test_figures_are_in_base_units_and_tiers_widen(name):
     assert all(1e-6 <= tier.latency_s < 1e-3 for tier in hardware.links)
 
 
-def test_memory_is_as_sold_less_the_reserve():
+def test_memory_is_as_sold_less_the_reserve() -> None:
     assert of("h200-sxm").memory_bytes == 141e9
     assert of("h200-sxm", memoryReserve="20%").usable_bytes == pytest.approx(112.8e9)
 
 
-def test_a_node_has_as_many_gpus_as_the_manifest_says():
+def test_a_node_has_as_many_gpus_as_the_manifest_says() -> None:
     assert of("seed-64gb").gpus_per_node == 8
     hardware = of("seed-64gb", gpusPerNode=16)
     assert (hardware.gpus_per_node, hardware.links[0].gpus) == (16, 16)
 
 
-def test_nvl72_has_four_gpus_a_node_and_72_a_domain():
+def test_nvl72_has_four_gpus_a_node_and_72_a_domain() -> None:
     assert [(tier.scope, tier.gpus) for tier in of("gb200-nvl72").links[:2]] == [("node", 4), ("domain", 72)]
 
 
@@ -87,15 +90,15 @@ def test_nvl72_has_four_gpus_a_node_and_72_a_domain():
         ("cpu", "float32", 50e9),
     ],
 )
-def test_a_format_that_the_gpu_lacks_computes_at_the_bfloat16_rate(name, number_format, rate):
+def test_a_format_that_the_gpu_lacks_computes_at_the_bfloat16_rate(name: str, number_format: str, rate: float) -> None:
     assert of(name).flops_per_s(number_format) == rate
 
 
-def test_an_accelerator_of_one_format_computes_all_formats_at_that_rate():
+def test_an_accelerator_of_one_format_computes_all_formats_at_that_rate() -> None:
     assert described(flops={"float8": "400e12"}).flops_per_s("bfloat16") == 400e12
 
 
-def test_an_accelerator_described_by_its_figures_is_read_with_its_tiers_in_order():
+def test_an_accelerator_described_by_its_figures_is_read_with_its_tiers_in_order() -> None:
     hardware = described(links=[CLUSTER, DOMAIN, NODE])
     assert hardware.memory_bytes == parse_quantity("64Gi") == 68719476736
     assert [(tier.scope, tier.gpus) for tier in hardware.links[:2]] == [("node", 8), ("domain", 32)]
@@ -106,13 +109,13 @@ def test_an_accelerator_described_by_its_figures_is_read_with_its_tiers_in_order
 @pytest.mark.parametrize(
     ("typed", "meant"), [("h200", "h200-sxm"), ("H200-SXM", "h200-sxm"), ("gb200", "gb200-nvl72"), ("mi300", "mi300x")]
 )
-def test_an_unknown_name_is_answered_with_the_nearest_one(typed, meant):
+def test_an_unknown_name_is_answered_with_the_nearest_one(typed: str, meant: str) -> None:
     with pytest.raises(ManifestError, match=f"did you mean {meant}") as caught:
         of(typed)
     (violation,) = caught.value.violations
     assert (violation.field, violation.code) == ("spec.hardware.accelerator", "UnknownAccelerator")
 
 
-def test_a_name_like_no_other_is_answered_with_all_of_them():
-    with pytest.raises(ManifestError, match="known are a100-sxm-40gb, .*, seed-64gb"):
+def test_a_name_like_no_other_is_answered_with_all_of_them() -> None:
+    with pytest.raises(ManifestError, match=r"known are a100-sxm-40gb, .*, seed-64gb"):
         of("zzzzzz")

@@ -4,7 +4,7 @@ Roofline: Williams, Waterman, Patterson, Communications of the ACM 52(4), 2009. 
 bytes; efficiencies come from `constants.toml`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_plan.cost.constants import constants
 from moe_plan.hardware import Hardware
@@ -16,7 +16,7 @@ from moe_plan.shares import busiest_load, layer_share, split_width
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one micro-batch asks of a rank. Counts may be fractions: means over micro-batches."""
+    """What a step or a micro-batch asks of a rank. Counts may be fractions: means over micro-batches."""
 
     prompts: float
     """Prompts computed whole on the fullest shard."""
@@ -38,6 +38,15 @@ class Load:
     def requests(self) -> float:
         """Requests of the fullest shard: rows of the logits."""
         return self.prompts + self.decodes
+
+    def part(self, share: float) -> "Load":
+        """The load of a micro-batch that has such a share of it."""
+        return replace(
+            self,
+            prompts=self.prompts * share,
+            decodes=self.decodes * share,
+            stage_tokens=self.stage_tokens * share,
+        )
 
 
 @dataclass(frozen=True, slots=True)

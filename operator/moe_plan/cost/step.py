@@ -133,31 +133,34 @@ def _times(
     """
     output = workload.output_tokens
     prompts = max(1.0, batch / output)
-    loaded = _step(machine, workload, (prompts, batch - prompts), active / batch, micro_batches)
-    plain = _step(machine, workload, (0.0, float(batch)), active / batch, micro_batches)
+    busy = min(machine.layout.ep, active)
+    loaded = _step(machine, _load(workload, prompts, batch, active, busy), micro_batches)
+    plain = _step(machine, _load(workload, 0.0, batch, active, busy), micro_batches)
     often = min(1.0, (batch - 1) / (output - 1)) if output > 1 else 0.0
     slower = max(loaded, plain, key=lambda step: step.total)
     return loaded, plain * (1 - often) + slower * often
 
 
-def _step(
-    machine: Machine, workload: Workload, batch: tuple[float, float], shards: float, micro_batches: int
-) -> Seconds:
-    """One step of all stages: `batch` is prompts and decodes on the fullest shard, `shards` how many such there are.
+def _load(workload: Workload, prompts: float, batch: int, active: int, busy: int) -> Load:
+    """A step that computes `prompts` on each of the `busy` shards and a token of every other request."""
+    all_prompts = min(float(active), prompts * busy)
+    return Load(
+        prompts=prompts,
+        prompt_tokens=workload.input_tokens,
+        decodes=batch - prompts,
+        context=workload.input_tokens + workload.output_tokens / 2,
+        stage_tokens=all_prompts * workload.input_tokens + active - all_prompts,
+    )
+
+
+def _step(machine: Machine, load: Load, micro_batches: int) -> Seconds:
+    """One step of all stages.
 
     GPipe (arXiv 1811.06965, section 2.3): with m micro-batches the slowest stage works m times, and the others once
     each before or after it, which is the bubble. A step of fewer tokens than m is cut into as many as it has.
     """
-    prompts, decodes = batch
-    tokens = prompts * workload.input_tokens + decodes
-    cuts = min(float(micro_batches), max(1.0, tokens))
-    load = Load(
-        prompts=prompts / cuts,
-        prompt_tokens=workload.input_tokens,
-        decodes=decodes / cuts,
-        context=workload.input_tokens + workload.output_tokens / 2,
-        stage_tokens=tokens * shards / cuts,
-    )
+    cuts = min(float(micro_batches), max(1.0, load.tokens))
+    load = load.part(1 / cuts)
     times = _stage_times(machine, load)
     slowest = max(times, key=lambda stage: stage.total)
     bubble = sum(stage.total for stage in times) - slowest.total
