@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast bench lint format lock clean
+.PHONY: help setup quickstart test test-fast bench lint format crds lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,9 @@ lint: $(INSTALLED) ## Style, types and import contracts
 
 format: $(INSTALLED) ## Rewrite the code in house style
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+crds: $(INSTALLED) ## Generate the CRD from the models
+	@$(BIN)/moe crd > crds/moe-operator.dev_moedeployments.yaml
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \

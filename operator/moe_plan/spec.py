@@ -145,7 +145,7 @@ class Hardware(Section):
     """Kubernetes resource that a pod requests for each GPU."""
     gpus_per_node: Count | None = None
     """GPUs of one node. Default: the accelerator's, or 8 for one given by its figures."""
-    memory_reserve: Fraction = 0.1
+    memory_reserve: Annotated[Fraction, Field(json_schema_extra={"default": "10%"})] = 0.1
     """Share of each GPU's memory that the plan leaves free."""
 
     @model_validator(mode="after")
@@ -275,7 +275,7 @@ class Failure(Section):
     """restart the whole replica, or go on degraded."""
     max_restarts: CountOrZero = 5
     """Restarts of a replica before it is Stalled."""
-    backoff: Duration = 10.0
+    backoff: Annotated[Duration, Field(json_schema_extra={"default": "10s"})] = 10.0
     """Wait before the first restart; doubled each time."""
     allow_expert_loss: StrictBool = False
     """Whether a degraded replica may serve without an expert."""

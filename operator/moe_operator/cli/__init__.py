@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from moe_operator.cli import audit, plan, run
+from moe_operator.cli import audit, crd, plan, run
 from moe_plan.errors import ManifestError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan.plan)
 app.command("audit")(audit.audit)
+app.command("crd")(crd.crd)
 app.command("run")(run.run)
 app.command("serve")(run.serve)
 app.command("generate")(run.generate)

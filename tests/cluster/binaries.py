@@ -1,0 +1,87 @@
+"""The programs of a real control plane: found on this machine, or built once from the Go module proxy and kept.
+
+They are test dependencies. The cache is keyed by version and lies outside the checkout; MOE_TEST_BINARIES names
+another folder that has them all.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+KUBERNETES = "v1.36.3"
+ETCD = "v3.7.3"
+KWOK = "v0.8.0"
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd", "kwok")
+STAGES = (
+    "node/fast/node-initialize",
+    "node/heartbeat-with-lease/node-heartbeat-with-lease",
+    "pod/fast/pod-ready",
+    "pod/fast/pod-complete",
+    "pod/fast/pod-delete",
+)
+BUILD_DEADLINE_S = 3600
+
+_HERE = Path(__file__).parent / "binaries"
+
+
+def binaries() -> Path:
+    """Folder with every program of PROGRAMS and kwok's stages. Raises RuntimeError where it cannot be made."""
+    given = os.environ.get("MOE_TEST_BINARIES")
+    folder = Path(given) if given else _cache()
+    if missing(folder):
+        if given:
+            raise RuntimeError(f"MOE_TEST_BINARIES={given} lacks {', '.join(missing(folder))}")
+        _build(folder)
+    return folder
+
+
+def missing(folder: Path) -> list[str]:
+    """Names of what a folder lacks."""
+    return [name for name in (*PROGRAMS, "stages.yaml") if not (folder / name).exists()]
+
+
+def _cache() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "moe-operator" / f"cluster-k8s-{KUBERNETES}-etcd-{ETCD}-kwok-{KWOK}"
+
+
+def _build(folder: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise RuntimeError("the control plane of the tests is built with Go 1.26, and there is no `go` on PATH")
+    folder.mkdir(parents=True, exist_ok=True)
+    version = "-X k8s.io/component-base/version.gitVersion={0} -X k8s.io/client-go/pkg/version.gitVersion={0}"
+    kubernetes = [f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS[:4]]
+    _go(
+        go,
+        _HERE / "kubernetes",
+        "build",
+        "-ldflags",
+        f"-s -w {version.format(KUBERNETES)}",
+        "-o",
+        f"{folder}/",
+        *kubernetes,
+    )
+    _go(go, _HERE / "etcd", "build", "-ldflags", "-s -w", "-o", str(folder / "etcd"), "go.etcd.io/etcd/server/v3")
+    _go(go, folder, "install", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", GOBIN=str(folder))
+    module = json.loads(_go(go, folder, "mod", "download", "-json", f"sigs.k8s.io/kwok@{KWOK}"))["Dir"]
+    stages = [(Path(module) / "kustomize/stage" / f"{name}.yaml").read_text() for name in STAGES]
+    (folder / "stages.yaml").write_text("\n---\n".join(stages))
+
+
+def _go(go: str, folder: Path, *arguments: str, **environment: str) -> str:
+    """Standard output of one go command."""
+    done = subprocess.run(
+        [go, *arguments],
+        cwd=folder,
+        env={**os.environ, "CGO_ENABLED": "0", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BUILD_DEADLINE_S,
+    )
+    if done.returncode:
+        raise RuntimeError(f"go {' '.join(arguments)} failed: {done.stderr[-2000:]}")
+    return done.stdout
