@@ -1,5 +1,7 @@
 """What attention remembers: bytes that a request's tokens take on one rank, layer by layer."""
 
+import math
+
 from moe_plan.model import Attention
 from moe_plan.shares import ceil_div
 
@@ -42,20 +44,28 @@ def fixed_bytes(attention: Attention, tp: int, element_bytes: int, tokens: int) 
 
 def attended_entries(attention: Attention, context: float) -> float:
     """Cached entries that one query at position `context` reads; 0 for linear attention."""
-    if attention.kind == "linear":
-        return 0.0
-    window = context if attention.window is None else min(context, attention.window)
-    if attention.compression == 1:
-        entries = window
-    else:
-        entries = context / attention.compression + (0.0 if attention.window is None else window)
-    return entries if attention.selected is None else min(entries, attention.selected)
+    return sum(min(slope * context, most) for slope, most in _reach(attention))
 
 
 def mean_attended_entries(attention: Attention, tokens: float) -> float:
-    """Mean over a prompt's positions 0 to `tokens` of the entries that a query reads, by Simpson's rule.
+    """Mean over a prompt's positions, 0 to `tokens`, of the entries that a query reads: half of them if causal."""
+    return sum(
+        slope * tokens / 2 if slope * tokens <= most else most - most * most / (2 * slope * tokens)
+        for slope, most in _reach(attention)
+    )
 
-    Exact for plain causal attention, where it is tokens / 2, and for windows it errs by a few per cent.
+
+def _reach(attention: Attention) -> tuple[tuple[float, float], ...]:
+    """What a query reads as the sum of min(slope · position, most).
+
+    Sparse attention selects among the compressed entries, or among all; a window beside compressed entries is read
+    whole.
     """
-    ends = attended_entries(attention, 0.0) + attended_entries(attention, tokens)
-    return (ends + 4 * attended_entries(attention, tokens / 2)) / 6
+    if attention.kind == "linear":
+        return ()
+    window = math.inf if attention.window is None else attention.window
+    selected = math.inf if attention.selected is None else attention.selected
+    if attention.compression == 1:
+        return ((1.0, min(window, selected)),)
+    compressed = (1 / attention.compression, selected)
+    return (compressed,) if attention.window is None else (compressed, (1.0, window))

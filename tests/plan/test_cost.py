@@ -16,6 +16,7 @@ from moe_plan.cost.collectives import Span, all_reduce_s, all_to_all_s, distinct
 from moe_plan.cost.roofline import KernelTime, distinct_experts, kernel_s
 from moe_plan.experts import deal
 from moe_plan.hardware import Hardware
+from moe_plan.kv import attended_entries, mean_attended_entries
 from moe_plan.layout import DIMENSIONS, Dimension, Layout
 from moe_plan.memory import kv_cache, stage_memory
 from moe_plan.model import Attention, DenseFfn, Formats, Layer, ModelShape, MoeFfn, NumberFormat
@@ -298,6 +299,33 @@ def test_tokens_reach_ever_more_experts_up_to_all(per_rank: int, hit: float, few
 def test_one_token_reaches_its_top_k_experts_and_a_batch_those_of_the_formula() -> None:
     assert distinct_experts(128, 8, 1) == pytest.approx(8)
     assert distinct_experts(128, 8, 16) == pytest.approx(128 * (1 - (1 - 8 / 128) ** 16))
+
+
+@pytest.mark.parametrize(
+    ("figures", "context", "entries"),
+    [
+        ({}, 1000, 1000),
+        ({"window": 128}, 1000, 128),
+        ({"window": 128}, 100, 100),
+        ({"selected": 256}, 1000, 256),
+        ({"compression": 4}, 1000, 250),
+        ({"compression": 4, "window": 128}, 1000, 250 + 128),
+        ({"compression": 4, "window": 128, "selected": 200}, 1000, 200 + 128),
+        ({"kind": "linear"}, 1000, 0),
+    ],
+)
+def test_a_query_reads_the_entries_that_its_attention_leaves(
+    figures: dict[str, Any], context: float, entries: float
+) -> None:
+    assert attended_entries(replace(gqa(HIDDEN, 16, 8, 128), **figures), context) == entries
+
+
+@given(st.integers(1, 10_000))
+def test_a_causal_prompt_attends_half_of_itself_on_average(tokens: int) -> None:
+    assert mean_attended_entries(gqa(HIDDEN, 16, 8, 128), tokens) == pytest.approx(tokens / 2)
+    windowed = mean_attended_entries(gqa(HIDDEN, 16, 8, 128, window=64), tokens)
+    exact = tokens / 2 if tokens <= 64 else 64 - 64 * 64 / 2 / tokens
+    assert windowed == pytest.approx(exact)
 
 
 def test_a_kernel_takes_the_longer_of_arithmetic_and_traffic() -> None:
