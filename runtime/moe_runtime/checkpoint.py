@@ -119,9 +119,11 @@ def _check_config(directory: Path, planned: DecoderConfig) -> None:
     """The checkpoint's config.json must ask for the numbers that the plan's asks for."""
     file = directory / CONFIG
     stored = _read_json(file)
-    if stored.get("quantization_config") is not None:
-        method = dict(stored["quantization_config"]).get("quant_method", "quantised")
-        raise CheckpointError(f"{file}: {method} checkpoints are not supported yet; give one in bfloat16 or float32")
+    quantisation = stored.get("quantization_config")
+    if quantisation is not None:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        kind = method or "quantised"
+        raise CheckpointError(f"{file}: {kind} checkpoints are not supported yet; give one in bfloat16 or float32")
     found = parse_config(stored)
     if type(found) is not type(planned):
         raise CheckpointError(f"{file}: model_type is {stored['model_type']}, the plan has another family")

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from moe_runtime.step import Sampling
 
+COLDEST = 1e-6
+"""Temperatures below are taken for this one, which already leaves the likeliest token alone."""
+
 
 def draw(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[tuple[int, float]]:
     """A token for each row of logits `[B, vocabulary]` (float32), and the logarithm of its probability.
@@ -23,7 +26,8 @@ def draw(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[int]
 
 def _draw_one(logits: Tensor, sampling: Sampling, position: int) -> int:
     """A token by its probability, of those that top-k and then top-p leave."""
-    scaled, tokens = (logits / sampling.temperature).sort(descending=True, stable=True)
+    likeliest_at_zero = (logits - logits.max()) / max(sampling.temperature, COLDEST)
+    scaled, tokens = likeliest_at_zero.sort(descending=True, stable=True)
     if sampling.top_k:
         scaled = scaled[: sampling.top_k]
     shares = scaled.softmax(-1)

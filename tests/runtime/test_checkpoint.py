@@ -149,6 +149,8 @@ def test_a_quantised_tensor_is_not_read_as_something_else(copy: Path, refused: C
 def test_a_quantised_checkpoint_is_told_before_its_tensors(copy: Path, refused: Callable[[Path], str]) -> None:
     change_config(copy, quantization_config={"quant_method": "fp8"})
     assert "config.json: fp8 checkpoints are not supported yet" in refused(copy)
+    change_config(copy, quantization_config="fp8")
+    assert "config.json: quantised checkpoints are not supported yet" in refused(copy)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +225,10 @@ def test_weights_are_read_in_the_format_they_are_stored_in(copy: Path, mixtral: 
         ({"hidden_act": "gelu"}, "config.json: hidden_act: Input should be 'silu', not 'gelu'"),
         ({"hidden_size": "32"}, "config.json: hidden_size: Input should be a valid integer, not '32'"),
         ({"num_hidden_layers": 0}, "config.json: num_hidden_layers: Input should be greater than 0, not 0"),
+        ({"num_experts_per_tok": 9}, "config.json: num_experts_per_tok is 9, but there are 8 experts"),
+        ({"num_key_value_heads": 3}, "config.json: 8 attention heads cannot share 3 KV heads evenly"),
+        ({"head_dim": 5}, "config.json: rotary positions need heads of an even width, not 5"),
+        ({"hidden_size": 36}, "config.json: rotary positions need heads of an even width, not 4.5"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type 'dynamic' is not executed"),
         ({"rope_parameters": {"rope_type": "linear", "factor": "2"}}, "RoPE's factor must be a number"),
     ],

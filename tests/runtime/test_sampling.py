@@ -59,5 +59,6 @@ def test_top_p_of_nothing_leaves_the_likeliest(top_p: float) -> None:
     assert set(tokens(Sampling(temperature=9.0, top_p=top_p), range(200)).tolist()) == {2}
 
 
-def test_a_tiny_temperature_is_nearly_greedy() -> None:
-    assert set(tokens(Sampling(temperature=1e-6), range(50)).tolist()) == {2}
+@pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-300])
+def test_a_tiny_temperature_is_as_good_as_greedy(temperature: float) -> None:
+    assert set(tokens(Sampling(temperature=temperature), range(50)).tolist()) == {2}

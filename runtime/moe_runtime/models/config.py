@@ -77,7 +77,8 @@ class DecoderConfig(BaseModel, ABC):
 
     def spec(self) -> ModelSpec:
         """The whole decoder. Raises UnsupportedModel for what the runtime does not execute."""
-        return ModelSpec(
+        self._check_heads()
+        spec = ModelSpec(
             hidden=self.hidden_size,
             vocab=self.vocab_size,
             norm_eps=self.rms_norm_eps,
@@ -87,6 +88,16 @@ class DecoderConfig(BaseModel, ABC):
             final_norm="model.norm",
             head="model.embed_tokens" if self.tie_word_embeddings else "lm_head",
         )
+        _check_experts(spec)
+        return spec
+
+    def _check_heads(self) -> None:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        if heads % kv_heads:
+            raise UnsupportedModel(f"config.json: {heads} attention heads cannot share {kv_heads} KV heads evenly")
+        if self.head_width % 2 or (not self.head_dim and self.hidden_size % heads):
+            width = f"{self.head_dim or self.hidden_size / heads:g}"
+            raise UnsupportedModel(f"config.json: rotary positions need heads of an even width, not {width}")
 
     def _layer(self, layer: int) -> LayerSpec:
         name = f"model.layers.{layer}"
@@ -96,3 +107,10 @@ class DecoderConfig(BaseModel, ABC):
             ffn_norm=f"{name}.post_attention_layernorm",
             ffn=self.ffn(layer, name),
         )
+
+
+def _check_experts(spec: ModelSpec) -> None:
+    for layer in spec.layers:
+        if isinstance(layer.ffn, MoeSpec) and layer.ffn.top_k > len(layer.ffn.experts):
+            chosen, experts = layer.ffn.top_k, len(layer.ffn.experts)
+            raise UnsupportedModel(f"config.json: num_experts_per_tok is {chosen}, but there are {experts} experts")
