@@ -1,0 +1,184 @@
+"""Ranks of a small world, forked from one process that has torch: a toy model runs on any communicator.
+
+As a script it reads pickled jobs from standard input and answers each with what its ranks returned. The toy has what
+a model asks of a communicator and nothing else: its numbers come from seeds, so that a plain loop can check them.
+"""
+
+import os
+import pickle
+import random
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moe_plan.layout import Layout
+from moe_runtime.comm.segment import Extent, Segment
+from moe_runtime.comm.shared_memory import SharedMemory
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step of the toy model."""
+
+    communicator: str
+    layout: Layout
+    micro_batches: tuple[tuple[int, ...], ...]
+    """Tokens by shard, of each micro-batch."""
+    hidden: int = 8
+    top_k: int = 2
+    experts_per_rank: int = 2
+    layers: int = 2
+    dtype: str = "float32"
+    seed: int = 0
+    longest_nap_s: float = 0.0
+    """Ranks sleep for up to so long between calls."""
+
+    @property
+    def extent(self) -> Extent:
+        return Extent(
+            layout=self.layout,
+            hidden=self.hidden,
+            top_k=self.top_k,
+            experts_per_rank=self.experts_per_rank,
+            layers=self.layers,
+            max_tokens=max(max(tokens) for tokens in self.micro_batches),
+            dtype=getattr(torch, self.dtype),
+        )
+
+
+def noise(job: Job, *key: int) -> torch.Generator:
+    return torch.Generator().manual_seed(hash((job.seed, *key)) & 0x7FFFFFFF)
+
+
+def embedded(job: Job, number: int, shard: int) -> torch.Tensor:
+    """[tokens, H] that enter the first stage."""
+    tokens = job.micro_batches[number][shard]
+    return torch.randn(tokens, job.hidden, generator=noise(job, number, shard)).to(job.extent.dtype)
+
+
+def routed(job: Job, number: int, layer: int, shard: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Physical experts and weights, both [tokens, top_k]; skewed, so that some ranks have no rows."""
+    tokens = job.micro_batches[number][shard]
+    generator = noise(job, number, layer, shard, 1)
+    popularity = torch.rand(job.layout.ep * job.experts_per_rank, generator=noise(job, number, layer)) ** 4 + 1e-6
+    experts = torch.empty(0, job.top_k, dtype=torch.int64)
+    if tokens:
+        experts = torch.multinomial(popularity.expand(tokens, -1), job.top_k, generator=generator)
+    return experts, torch.rand(tokens, job.top_k, generator=generator)
+
+
+def expert(physical: int, layer: int, tp: int) -> float:
+    """An expert of the toy multiplies: by this on the given tp rank, all tp ranks together."""
+    return 0.25 + 0.125 * (physical % 7) + 0.0625 * layer + 0.5 * tp
+
+
+def toy_rank(job: Job, rank: int, communicator: Any) -> list[torch.Tensor]:
+    """What one rank computes; on the last stage, the gathered result of each micro-batch, else nothing."""
+    layout = job.layout
+    here = layout.coordinate(rank)
+    naps = random.Random(job.seed * 1000 + rank)
+    results = []
+
+    def nap() -> None:
+        if job.longest_nap_s and naps.random() < 0.3:
+            time.sleep(naps.random() * job.longest_nap_s)
+
+    for number, tokens in enumerate(job.micro_batches):
+        if not any(tokens):
+            continue
+        communicator.begin(tokens)
+        x = embedded(job, number, here.ep) if here.pp == 0 else communicator.receive(tokens[here.ep])
+        for layer in range(here.pp * job.layers, (here.pp + 1) * job.layers):
+            nap()
+            x = communicator.all_reduce(x * (0.5 + 0.25 * here.tp))
+            experts, weights = routed(job, number, layer, here.ep)
+            nap()
+            arrived = communicator.dispatch(x, experts)
+            first = here.ep * job.experts_per_rank
+            scales = [expert(first + local, layer, here.tp) for local in range(job.experts_per_rank)]
+            scale = torch.tensor(scales).repeat_interleave(torch.tensor(arrived.counts)).to(x.dtype)
+            nap()
+            x = communicator.combine(arrived.hidden * scale[:, None], arrived, weights)
+        if here.pp < layout.pp - 1:
+            communicator.send(x)
+        else:
+            results.append(communicator.all_gather(x + here.tp))
+        communicator.end()
+    communicator.close()
+    return results
+
+
+def expected(job: Job, number: int, shard: int) -> torch.Tensor:
+    """What the last stage gathers, computed in a plain loop without ranks, in float64."""
+    tp = job.layout.tp
+    x = embedded(job, number, shard).double()
+    for layer in range(job.layout.pp * job.layers):
+        x = x * sum(0.5 + 0.25 * member for member in range(tp))
+        experts, weights = routed(job, number, layer, shard)
+        scales = [[sum(expert(int(e), layer, member) for member in range(tp)) for e in row] for row in experts]
+        scale = (torch.tensor(scales, dtype=torch.float64).view(weights.shape) * weights).sum(1, keepdim=True)
+        x = x * scale
+    return torch.cat([x + member for member in range(tp)], dim=-1)
+
+
+def run(job: Job) -> list[list[torch.Tensor]]:
+    """Results of every rank, by rank. Raises RuntimeError with the first rank's traceback where one fails."""
+    world = job.layout.world
+    segment = Segment(job.extent)
+    pipes = [os.pipe() for _ in range(world)]
+    pids = []
+    for rank in range(world):
+        pid = os.fork()
+        if pid == 0:
+            _run_rank(job, rank, segment, pipes[rank][1])
+        pids.append(pid)
+    answers = []
+    for reading, writing in pipes:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            answers.append(pickle.load(pipe))
+    for pid in pids:
+        os.waitpid(pid, 0)
+    failed = [answer for answer in answers if isinstance(answer, str)]
+    if failed:
+        raise RuntimeError(failed[0])
+    return answers
+
+
+def _run_rank(job: Job, rank: int, segment: Segment, pipe: int) -> None:
+    try:
+        answer = toy_rank(job, rank, make_communicator(job, rank, segment))
+    except BaseException:  # noqa: BLE001  # the test shows it
+        answer = traceback.format_exc()
+    with os.fdopen(pipe, "wb") as stream:
+        stream.write(pickle.dumps(answer))
+    os._exit(0)
+
+
+def make_communicator(job: Job, rank: int, segment: Segment) -> Any:
+    assert job.communicator == "shared"
+    return SharedMemory(segment, rank)
+
+
+def serve() -> None:
+    """Answer jobs from standard input until it ends."""
+    torch.set_num_threads(1)
+    while True:
+        try:
+            job = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = run(job)
+        except RuntimeError as failed:
+            answer = str(failed)
+        pickle.dump(answer, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    serve()
