@@ -102,3 +102,12 @@ def test_reduced_precision_stays_close_to_float32(tiny: TinyModel, dtype: str, k
         logits = threaded.executors[0].logits[0]
     expected = tiny.logits(PROMPTS[3])[-1]
     assert torch.nn.functional.cosine_similarity(logits, expected, dim=0) > 0.99
+
+
+def test_tokens_are_spread_over_the_copies_of_an_expert(mixtral: TinyModel) -> None:
+    plan = tiny_plan(mixtral.config, ep=4, redundant=24)
+    chunks = [[Chunk(s, tuple(PROMPTS[2]), 0, (0, 1, 2), Sampling())] for s in range(4)]
+    with ranks(plan, mixtral) as threaded:
+        threaded.step([chunks])
+        loads = [communicator.rows for communicator in threaded.communicators]
+    assert min(loads) > 0.9 * max(loads), "each rank holds a copy of each expert, and so a fair share of the rows"

@@ -57,6 +57,8 @@ class ThreadCommunicator:
         self._tp_group = [layout.rank(here._replace(tp=tp)) for tp in range(layout.tp)]
         self._ep_group = [layout.rank(here._replace(ep=ep)) for ep in range(layout.ep)]
         self._stage = [layout.rank(here._replace(ep=ep, tp=tp)) for ep in range(layout.ep) for tp in range(layout.tp)]
+        self.rows = 0
+        """Rows that its experts have had."""
         self._before = layout.rank(here._replace(pp=here.pp - 1)) if here.pp else None
 
     def _number(self, kind: str) -> int:
@@ -92,6 +94,7 @@ class ThreadCommunicator:
             counts.append(len(found))
             sources += found
             rows += [shards[s][0][token] for s, token, _ in found]
+        self.rows += len(rows)
         return Dispatched(torch.stack(rows) if rows else hidden[:0], counts, sources)
 
     def combine(self, output: Tensor, dispatched: Dispatched, weights: Tensor) -> Tensor:
@@ -124,9 +127,8 @@ class ThreadedRanks:
         self._pool = ThreadPoolExecutor(plan.degrees.world)
         self._exchange = Exchange()
         self._layout = Layout(plan.degrees.ep, plan.degrees.tp, plan.degrees.pp, plan.rank_order)
-        self.executors = self._on_all(
-            lambda rank: Executor(plan, rank, ThreadCommunicator(plan, rank, self._exchange), weights, device)
-        )
+        self.communicators = [ThreadCommunicator(plan, rank, self._exchange) for rank in range(plan.degrees.world)]
+        self.executors = self._on_all(lambda rank: Executor(plan, rank, self.communicators[rank], weights, device))
 
     def _on_all(self, work: Callable[[int], Any]) -> list[Any]:
         def guarded(rank: int) -> Any:
