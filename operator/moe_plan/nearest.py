@@ -24,7 +24,7 @@ def nearest(subject: Subject) -> tuple[str, ...]:
 
 def _nearest_first(subject: Subject) -> Iterator[Choice]:
     target = _target_gpus(subject)
-    most = max(MAX_GPUS, 2 * target) if target <= MAX_WORLD else MAX_GPUS
+    most = min(MAX_WORLD, max(MAX_GPUS, 2 * target)) if target <= MAX_WORLD else MAX_GPUS
 
     def distance(choice: Choice) -> tuple[int, float]:
         return _changed(subject, choice), round(abs(math.log(choice.layout.world / target)), 9)

@@ -39,7 +39,7 @@ def make_plan(
     """The plan of a manifest; the same manifest gives the same bytes.
 
     `config` is the config.json that spec.model.configFrom refers to. `stage_layers` holds the stages of another plan
-    instead of balancing them, for a rehearsal of it. Raises ManifestError with every reason why there is no plan, and
+    instead of balancing them, for a rehearsal of it with explicit degrees. Raises ManifestError with every reason why there is no plan, and
     the nearest layouts for which there is one.
     """
     subject = resolve(deployment, config)

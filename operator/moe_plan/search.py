@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from moe_plan.cost import predict
+from moe_plan.cost.constants import constants
 from moe_plan.experts import deal
 from moe_plan.layout import Layout
 from moe_plan.memory import kv_cache, stage_memory
@@ -73,6 +74,8 @@ def choices(subject: Subject, domain: Domain, max_gpus: int) -> Iterator[Choice]
     per_node = subject.hardware.gpus_per_node
     for tp in domain.tp:
         for ep, redundant in domain.experts:
+            if not _each_layer_may_fit(subject, Choice(Layout(ep, tp, 1, order), redundant)):
+                continue
             for pp in domain.pp:
                 world = ep * tp * pp
                 if world > max_gpus:
@@ -89,6 +92,7 @@ def work_out(subject: Subject, choice: Choice, stage_layers: Sequence[int] | Non
     layout = choice.layout
     experts = deal(subject.experts, choice.redundant, layout.ep)
     counts = stage_layers or balance(stage_costs(subject, layout.tp, experts.per_rank), layout.pp)
+    assert (len(counts), sum(counts)) == (layout.pp, len(subject.shape.layers))
     stages = make_stages(counts)
     return Draft(choice, experts, stages, _memory(subject, layout, experts, stages))
 
@@ -161,12 +165,37 @@ def _tp_is_placed(subject: Subject, layout: Layout) -> bool:
     return allowed or not layout.crosses_nodes("tp", subject.hardware.gpus_per_node)
 
 
+def _each_layer_may_fit(subject: Subject, choice: Choice) -> bool:
+    """Whether each kind of layer fits by itself: what no number of stages mends, such as buffers of a huge batch."""
+    experts = deal(subject.experts, choice.redundant, choice.layout.ep)
+    firsts = (subject.kinds.index(kind) for kind in sorted(set(subject.kinds)))
+    alone = (Stage(pp=0, first_layer=first, layers=1, embedding=False, head=False) for first in firsts)
+    usable = subject.hardware.usable_bytes
+    return all(_stage_memory(subject, choice.layout, experts, stage).total <= usable for stage in alone)
+
+
 def _weights_may_fit(subject: Subject, choice: Choice) -> bool:
     """Whether the average stage's weights alone leave room: a bound that needs no stages."""
-    layout = choice.layout
-    per_rank = (subject.experts + choice.redundant) / layout.ep
-    costs = layer_costs(subject.shape, layout.tp, per_rank)
-    return sum(costs[kind] for kind in subject.kinds) / layout.pp <= subject.hardware.usable_bytes
+    layout, formats = choice.layout, subject.shape.formats
+    costs = layer_costs(subject.shape, layout.tp, (subject.experts + choice.redundant) / layout.ep)
+    least = sum(costs[kind] for kind in subject.kinds) / layout.pp
+    if subject.spec.workload.mode == "training":
+        widest = max(formats.experts.bytes_per_param, formats.linear.bytes_per_param, formats.other.bytes_per_param)
+        least *= 1 + (constants().gradient_bytes + constants().optimizer_bytes) / widest
+    return least <= subject.hardware.usable_bytes
+
+
+def _stage_memory(subject: Subject, layout: Layout, experts: ExpertMap, stage: Stage) -> StageMemory:
+    return stage_memory(
+        subject.shape,
+        layout,
+        experts,
+        stage,
+        subject.hardware,
+        subject.limits,
+        subject.spec.workload,
+        subject.kv_cache_dtype,
+    )
 
 
 def _memory(subject: Subject, layout: Layout, experts: ExpertMap, stages: Sequence[Stage]) -> tuple[StageMemory, ...]:
@@ -177,16 +206,7 @@ def _memory(subject: Subject, layout: Layout, experts: ExpertMap, stages: Sequen
         kinds = sorted(subject.kinds[stage.first_layer : stage.first_layer + stage.layers])
         key = (tuple(kinds), stage.embedding, stage.head)
         if key not in counted:
-            counted[key] = stage_memory(
-                subject.shape,
-                layout,
-                experts,
-                stage,
-                subject.hardware,
-                subject.limits,
-                subject.spec.workload,
-                subject.kv_cache_dtype,
-            )
+            counted[key] = _stage_memory(subject, layout, experts, stage)
         found.append(counted[key].model_copy(update={"pp": stage.pp}))
     return tuple(found)
 

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from moe_plan.experts import copies_of, physical_to_logical
 from moe_plan.model import DenseFfn, Formats, Layer, ModelShape, MoeFfn
 from moe_plan.plan import ExpertMap, Stage
 
@@ -112,10 +111,21 @@ def busiest_load(experts: ExpertMap) -> float:
 
 @lru_cache(maxsize=256)
 def _busiest_load(logical: int, redundant: int, per_rank: int) -> float:
-    experts = ExpertMap(logical=logical, redundant=redundant, per_rank=per_rank)
-    copies = [len(of_one) for of_one in copies_of(experts, layer=0)]
-    loads = [1 / copies[expert] for expert in physical_to_logical(experts, layer=0)]
-    return max(sum(loads[first : first + per_rank]) for first in range(0, len(loads), per_rank)) / logical
+    """The same for even dealing: the first `extra` experts have a copy more than the others.
+
+    A rank's experts are neighbours, cyclically, so what differs is how many of them are among the first; ranks that
+    start at the same expert are alike, and at most `logical` are looked at however many copies there are.
+    """
+    base, extra = divmod(logical + redundant, logical)
+
+    def among_first(start: int) -> int:
+        end = start + per_rank
+        return min(end, extra) - min(start, extra) + min(max(end - logical, 0), extra)
+
+    ranks = (logical + redundant) // per_rank
+    starts = {rank * per_rank % logical for rank in range(min(ranks, logical))}
+    fewest = min(among_first(start) for start in starts)
+    return (fewest / (base + 1) + (per_rank - fewest) / base) / logical
 
 
 class _Identity:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moe_plan.experts import copies_of, deal, owner, physical_to_logical
 from moe_plan.layout import DIMENSIONS, Coordinate, Dimension, Layout
 from moe_plan.plan import ExpertMap
+from moe_plan.shares import busiest_load
 from moe_plan.stages import balance, make_stages
 
 degrees = st.integers(1, 6)
@@ -99,6 +100,15 @@ def test_copies_are_dealt_evenly_from_expert_0_and_every_rank_owns_as_many(exper
     assert ordered[0] - ordered[-1] <= 1
     owned = Counter(owner(experts, physical) for physical in range(experts.logical + experts.redundant))
     assert set(owned.values()) == {experts.per_rank}
+
+
+@given(dealt_experts())
+def test_the_busiest_ranks_load_is_the_sum_of_its_shares_of_equally_wanted_experts(experts: ExpertMap) -> None:
+    copies = [len(of_one) for of_one in copies_of(experts, layer=0)]
+    load = [0.0] * ((experts.logical + experts.redundant) // experts.per_rank)
+    for physical, logical in enumerate(physical_to_logical(experts, layer=0)):
+        load[owner(experts, physical)] += 1 / copies[logical] / experts.logical
+    assert busiest_load(experts) == pytest.approx(max(load))
 
 
 def test_a_layer_with_an_exception_has_its_own_experts() -> None:

@@ -120,6 +120,53 @@ def test_stages_of_another_plan_can_be_kept() -> None:
     assert [stage.layers for stage in plan.stages] == [20, 28]
 
 
+counts = st.sampled_from([1, 1, 2, 3, 4, 8, 16, 64, 1000, 2**20, 2**31 - 1])
+degrees = st.just("auto") | counts
+parallelisms = st.fixed_dictionaries(
+    {"ep": degrees},
+    optional={
+        "tp": degrees,
+        "pp": degrees,
+        "gpus": counts,
+        "redundantExperts": st.just(0) | counts,
+        "microBatches": degrees,
+        "rankOrder": st.permutations(["pp", "ep", "tp"]),
+        "allowCrossNodeTensorParallel": st.booleans(),
+    },
+)
+workloads = st.fixed_dictionaries(
+    {},
+    optional={
+        "inputTokens": counts,
+        "outputTokens": counts,
+        "concurrency": counts,
+        "ttft": st.sampled_from(["1ns", "1s", "1000h"]),
+        "mode": st.sampled_from(["serving", "training"]),
+    },
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    parallelisms,
+    workloads,
+    st.fixed_dictionaries({}, optional={"maxModelLength": counts, "maxBatchTokens": counts}),
+    st.sampled_from(["qwen3-30b-a3b", "gpt-oss-120b", "deepseek-v3", "seed-s2", "mixtral-8x7b"]),
+    st.sampled_from([0, 1, 2**31 - 1]),
+)
+def test_any_valid_manifest_has_a_plan_or_reasons_why_not(
+    parallelism: dict[str, Any], workload: dict[str, Any], serving: dict[str, Any], model: str, replicas: int
+) -> None:
+    deployment = manifest(parallelism, model, workload=workload, serving=serving, replicas=replicas)
+    try:
+        plan = make_plan(deployment)
+    except ManifestError as error:
+        reasons = str(error)
+        assert reasons
+    else:
+        assert plan.degrees.world == plan.slots * plan.ranks_per_slot
+
+
 class TestHash:
     def test_scaling_the_workload_and_the_name_leave_pods_as_they_are(self) -> None:
         before = make_plan(manifest({"ep": 8})).hash
