@@ -41,8 +41,8 @@ def tiny(request: pytest.FixtureRequest) -> TinyModel:
 
 
 @contextmanager
-def ranks(plan: Plan, tiny: TinyModel) -> Iterator[ThreadedRanks]:
-    threaded = ThreadedRanks(plan, open_weights(plan, tiny.path))
+def ranks(plan: Plan, tiny: TinyModel, device: str = "cpu") -> Iterator[ThreadedRanks]:
+    threaded = ThreadedRanks(plan, open_weights(plan, tiny.path), device)
     try:
         yield threaded
     finally:
@@ -111,3 +111,11 @@ def test_tokens_are_spread_over_the_copies_of_an_expert(mixtral: TinyModel) -> N
         threaded.step([chunks])
         loads = [communicator.rows for communicator in threaded.communicators]
     assert min(loads) > 0.9 * max(loads), "each rank holds a copy of each expert, and so a fair share of the rows"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("layout", [{}, {"ep": 2, "tp": 2, "pp": 2, "redundant": 2}], ids=["one rank", "all three"])
+def test_a_gpu_gives_the_tokens_of_transformers(tiny: TinyModel, layout: dict) -> None:
+    plan = tiny_plan(tiny.config, **layout)
+    with ranks(plan, tiny, "cuda") as threaded:
+        assert generate(threaded.step, plan, PROMPTS, NEW_TOKENS) == tiny.greedy(PROMPTS)
