@@ -1,0 +1,1 @@
+"""The operator's decisions: from everything observed of a deployment to writes, status and events. Pure."""
