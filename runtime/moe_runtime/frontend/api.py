@@ -19,7 +19,7 @@ from starlette.routing import Route
 from moe_runtime.errors import RuntimeFailure
 from moe_runtime.frontend import answers as wording
 from moe_runtime.frontend.answers import Piece, pieces
-from moe_runtime.frontend.engine import Answers, Ask, QueueFull
+from moe_runtime.frontend.engine import Answers, Ask
 from moe_runtime.frontend.errors import ApiError, Json, error_response, from_validation, unavailable
 from moe_runtime.frontend.metrics import CONTENT_TYPE
 from moe_runtime.frontend.schemas import ChatBody, CompletionBody, Generation
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16 * 2**20
 BODY_DEADLINE_S = 30.0
 """Time in which a client must send its body."""
+MAX_WAITING = 2048
+"""Requests that may wait for room."""
 CLIENT_GONE = 499
 """Status in nobody's sight: the client closed the connection."""
 
@@ -117,12 +119,13 @@ class Api:
         engine = self._service.engine
         if engine.status.state == "starting":
             raise unavailable(f"the model is not ready yet: {engine.status.detail}")
+        waiting = len(engine.scheduler.waiting)
+        if waiting >= MAX_WAITING:
+            raise ApiError(429, f"{waiting} requests wait already; try again later", kind="rate_limit_error")
         # In a thread, since a long text takes the tokenizer a while.
         prepared = await asyncio.to_thread(asks, body)
         try:
             return engine.submit(prepared)
-        except QueueFull as full:
-            raise ApiError(429, str(full), kind="rate_limit_error", code="queue_full") from full
         except RuntimeFailure as failure:
             raise unavailable(str(failure)) from failure
 

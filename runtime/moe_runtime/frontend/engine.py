@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moe_plan.plan import Plan
-from moe_runtime.errors import RuntimeFailure
+from moe_runtime.errors import RankLost, RuntimeFailure
 from moe_runtime.frontend.metrics import Metrics
 from moe_runtime.frontend.schedule import Progress, Request, Scheduler, capacity
 from moe_runtime.step import Sampled, Sampling, Step
@@ -27,24 +27,14 @@ MAX_LOSSES = 5
 LOSS_WINDOW_S = 600.0
 BACKOFF_S = 0.5
 """Wait before the ranks are started again; doubled with each loss in the window."""
-MAX_WAITING = 2048
-"""Requests that may wait for room."""
 
 
-class RankLost(RuntimeFailure):  # what it is says more than an Error suffix
-    """A rank died or stopped answering."""
-
-
-class RanksFailed(RuntimeFailure):  # likewise
+class LostTooOften(RuntimeFailure):
     """The ranks cannot be kept running; nothing more is served."""
 
 
-class Stopping(RuntimeFailure):  # likewise
+class Stopping(RuntimeFailure):
     """The server is shutting down and ends what it could not finish."""
-
-
-class QueueFull(RuntimeFailure):  # likewise
-    """Too many requests wait already."""
 
 
 class Ranks(Protocol):
@@ -70,11 +60,14 @@ class Ask:
     end_tokens: frozenset[int] = frozenset()
 
 
+State = Literal["starting", "ready", "recovering", "stopping", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What the engine is doing, for /health."""
 
-    state: Literal["starting", "ready", "recovering", "stopping", "failed"]
+    state: State
     detail: str
 
 
@@ -120,6 +113,7 @@ class Engine:
     def __init__(self, plan: Plan, ranks: Ranks, renew: Callable[[], Ranks], metrics: Metrics) -> None:
         self.scheduler = Scheduler(capacity(plan))
         self.status = Status("starting", f"{plan.degrees.world} ranks are starting")
+        self.became_ready = asyncio.Event()
         self._ranks = ranks
         self._renew = renew
         self._metrics = metrics
@@ -129,11 +123,13 @@ class Engine:
         self._became_idle.set()
         self._losses: deque[float] = deque()
         self._requests = 0
+        self._failure: RuntimeFailure | None = None
         metrics.observe_schedule(self.scheduler)
 
     def submit(self, asks: Sequence[Ask]) -> Answers:
-        """Queue requests. Raises QueueFull, Stopping or RanksFailed."""
-        self._check_open(len(asks))
+        """Queue requests. Raises RuntimeFailure when the engine stops or has failed."""
+        if self._failure:
+            raise self._failure
         requests = [self._request(ask) for ask in asks]
         answers = Answers(self, requests)
         for request in requests:
@@ -160,7 +156,7 @@ class Engine:
             while True:
                 await self._run_until_loss()
         except RuntimeFailure as failure:
-            self.status = Status("failed", str(failure))
+            self._close("failed", failure)
             self._end_all(failure)
             raise
         finally:
@@ -168,16 +164,29 @@ class Engine:
 
     async def drain(self, grace_s: float) -> None:
         """Take no more requests; let those at hand finish within the grace, and end the rest."""
-        self.status = Status("stopping", "the server is shutting down")
+        stopping = Stopping("the server is shutting down")
+        self._close("stopping", stopping)
         try:
             await asyncio.wait_for(self._became_idle.wait(), grace_s)
         except TimeoutError:
-            self._end_all(Stopping("the server is shutting down"))
+            self._end_all(stopping)
+
+    def _show(self, state: State, detail: str) -> None:
+        """Tell what the engine is doing, unless it is on its way out."""
+        if self._failure is None:
+            self.status = Status(state, detail)
+
+    def _close(self, state: State, failure: RuntimeFailure) -> None:
+        """Take no more requests."""
+        self._show(state, str(failure))
+        self._failure = self._failure or failure
 
     async def _make_ready(self) -> None:
+        started = time.monotonic()
         await asyncio.to_thread(self._ranks.wait_ready, READY_DEADLINE_S)
-        if self.status.state != "stopping":
-            self.status = Status("ready", "")
+        log.info("ranks up in %.1f s", time.monotonic() - started)
+        self._show("ready", "")
+        self.became_ready.set()
 
     async def _run_until_loss(self) -> None:
         try:
@@ -211,18 +220,16 @@ class Engine:
         while True:
             wait = self._next_backoff(lost)
             log.warning("%s; starting the ranks again in %.1f s (%d requests wait)", lost, wait, len(self._answers))
-            self.status = Status("recovering", str(lost))
+            self._show("recovering", str(lost))
             self._metrics.restarts.inc()
             await asyncio.to_thread(self._ranks.stop)
             await asyncio.sleep(wait)
-            started = time.monotonic()
             try:
                 self._ranks = self._renew()
                 await self._make_ready()
             except RankLost as again:
                 lost = again
             else:
-                log.info("ranks up again in %.1f s", time.monotonic() - started)
                 return
 
     def _next_backoff(self, lost: RuntimeFailure) -> float:
@@ -231,7 +238,7 @@ class Engine:
         while self._losses[0] < now - LOSS_WINDOW_S:
             self._losses.popleft()
         if len(self._losses) > MAX_LOSSES:
-            raise RanksFailed(
+            raise LostTooOften(
                 f"ranks were lost {len(self._losses)} times within {LOSS_WINDOW_S / 60:.0f} minutes; the last: {lost}"
             )
         return float(BACKOFF_S * 2 ** (len(self._losses) - 1))
@@ -239,14 +246,6 @@ class Engine:
     def _request(self, ask: Ask) -> Request:
         self._requests += 1
         return Request(self._requests, ask.prompt, ask.max_tokens, ask.sampling, ask.end_tokens)
-
-    def _check_open(self, asks: int) -> None:
-        if self.status.state == "failed":
-            raise RanksFailed(self.status.detail)
-        if self.status.state == "stopping":
-            raise Stopping(self.status.detail)
-        if len(self.scheduler.waiting) + asks > MAX_WAITING:
-            raise QueueFull(f"{len(self.scheduler.waiting)} requests wait already; try again later")
 
     def _end_all(self, failure: RuntimeFailure) -> None:
         for answers in set(self._answers.values()):

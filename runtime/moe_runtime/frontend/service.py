@@ -10,6 +10,7 @@ from moe_runtime.frontend.chat import ChatError, ChatTemplate
 from moe_runtime.frontend.engine import Ask, Engine
 from moe_runtime.frontend.errors import ApiError, bad_parameter
 from moe_runtime.frontend.metrics import Metrics
+from moe_runtime.frontend.prompts import vocab_size
 from moe_runtime.frontend.schemas import ChatBody, CompletionBody, Generation
 from moe_runtime.frontend.tokenizer import Tokenizer
 from moe_runtime.step import Sampling
@@ -41,8 +42,7 @@ class Service:
     @property
     def vocab_size(self) -> int:
         """Token ids are below it."""
-        config = self.plan.model.config
-        return int(config.get("text_config", config)["vocab_size"])
+        return vocab_size(self.plan)
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError when the client means another model."""
