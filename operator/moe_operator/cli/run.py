@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from moe_operator.cli.machine import check_memory, choose_device, local_accelerator
 from moe_operator.cli.plan import ConfigOption, ManifestOption, prove_all
 from moe_plan.errors import ManifestError, Violation
 
@@ -49,10 +50,10 @@ def run(
             (Violation(filename, "SeveralDeployments", f"holds {len(proved)} deployments; run takes one"),)
         )
     deployment, plan = proved[0]
-    ranks = plan.degrees.world
-    chosen = _device(device, ranks)
+    chosen = choose_device(device, plan.degrees.world)
     if chosen == "cpu":
         plan = _rehearsal(deployment, plan, checkpoint, narrow)
+        check_memory(plan)
     _serve(plan, checkpoint, host, port, chosen)
 
 
@@ -109,8 +110,10 @@ def generate(
         "rankOrder": rank_order.split(","),
         "redundantExperts": redundant_experts,
     }
-    chosen = _device(device, max(1, ep) * max(1, tp) * max(1, pp))
+    chosen = choose_device(device, max(1, ep) * max(1, tp) * max(1, pp))
     plan = _generate_plan(checkpoint, parallelism, dtype, chosen, _longest(prompts, max_tokens))
+    if chosen == "cpu":
+        check_memory(plan)
     command = ["generate", "--plan", _anonymous(plan), "--checkpoint", str(checkpoint), "--prompts", str(prompts)]
     command += ["--max-tokens", str(max_tokens), "-o", str(output), "--device", chosen, *_given("--logits", logits)]
     _become_runtime(command)
@@ -127,13 +130,11 @@ def _rehearsal(deployment: "MoEDeployment", plan: "Plan", checkpoint: Path | Non
     from moe_plan.planner import make_plan
 
     if checkpoint is not None:
-        rehearsed = rehearse_checkpoint(deployment, plan, _checkpoint_config(checkpoint))
         print(f"rehearsal of {plan.name} on CPU ranks, with the widths of {checkpoint}", file=sys.stderr)
-    else:
-        factor = narrow or choose_factor(plan)
-        rehearsed = rehearse(deployment, plan, factor)
-        print(f"rehearsal of {plan.name} on CPU ranks: widths divided by {factor}, random weights", file=sys.stderr)
-    return make_plan(rehearsed)
+        return make_plan(rehearse_checkpoint(deployment, plan, _checkpoint_config(checkpoint)))
+    factor = narrow or choose_factor(plan)
+    print(f"rehearsal of {plan.name} on CPU ranks: widths divided by {factor}, random weights", file=sys.stderr)
+    return make_plan(rehearse(deployment, plan, factor), stage_layers=[stage.layers for stage in plan.stages])
 
 
 def _generate_plan(
@@ -145,7 +146,7 @@ def _generate_plan(
 
     input_tokens, output_tokens, concurrency = longest
     world = max(1, parallelism["ep"] * parallelism["tp"] * parallelism["pp"])
-    hardware = {"accelerator": "cpu" if device == "cpu" else _local_accelerator(), "gpusPerNode": world}
+    hardware = {"accelerator": "cpu" if device == "cpu" else local_accelerator(), "gpusPerNode": world}
     data = {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -182,34 +183,6 @@ def _longest(prompts: Path, max_tokens: int) -> tuple[int, int, int]:
             (Violation(origin, "NotPrompts", "must be a list of lists of token ids, none of them empty"),)
         )
     return max(map(len, value)), max_tokens, len(value)
-
-
-def _device(asked: str, ranks: int) -> str:
-    """'cuda' or 'cpu'; auto takes the GPUs where the machine has one a rank."""
-    if asked not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter(f"{asked} is not a device; auto, cpu and cuda are", param_hint="--device")
-    if asked != "auto":
-        return asked
-    return "cuda" if len(_gpus()) >= ranks else "cpu"
-
-
-def _gpus() -> list[Path]:
-    return [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
-
-
-def _local_accelerator() -> str:
-    """Catalogue name of this machine's GPU. Raises ManifestError when the driver names none that it holds."""
-    from moe_plan.catalogue.hardware import match_device_name
-
-    names = [
-        line.split(":", 1)[1].strip()
-        for path in Path("/proc/driver/nvidia/gpus").glob("*/information")
-        for line in path.read_text().splitlines()
-        if line.startswith("Model:")
-    ]
-    if not names:
-        raise ManifestError((Violation("--device", "NoGpu", "this machine has no NVIDIA GPU; use --device cpu"),))
-    return match_device_name(names[0])
 
 
 def _serve(plan: "Plan", checkpoint: Path | None, host: str, port: int | None, device: str) -> NoReturn:

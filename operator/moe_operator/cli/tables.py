@@ -47,20 +47,29 @@ def plan_lines(plan: "Plan") -> list[str]:
 
 
 def _head(plan: "Plan") -> list[str]:
-    degrees, model, experts = plan.degrees, plan.model, plan.experts
+    degrees, model, experts, kv = plan.degrees, plan.model, plan.experts, plan.kv_cache
     copies = f" + {experts.redundant} redundant" if experts.redundant else ""
-    return [
-        f"{plan.name}: the plan holds",
-        f"  model     {model.name}, {format_count(model.total_params)} parameters, "
-        f"{format_count(model.active_params)} active; {model.dtype} weights, {model.kv_cache_dtype} KV cache",
-        f"  layout    ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp} = {degrees.world} ranks of "
-        f"{plan.hardware.name}, rank order {','.join(plan.rank_order)}; replicas: {plan.replicas}",
-        f"  experts   {experts.logical}{copies}, {experts.per_rank} a rank in each MoE layer",
-        f"  pods      {plan.slots} a replica, {plan.ranks_per_slot} ranks each; engine {plan.engine}, port {plan.port}",
-        f"  requests  up to {plan.limits.max_model_length:,} tokens; KV cache holds "
-        f"{plan.kv_cache.tokens_per_shard:,} tokens a shard, {plan.kv_cache.requests_per_shard:,} requests of the workload's length",
-        f"  hash      {plan.hash[:16]}",
-    ]
+    facts = (
+        (
+            "model",
+            f"{model.name}, {format_count(model.total_params)} parameters, {format_count(model.active_params)} active",
+        ),
+        ("formats", f"{model.dtype} weights, {model.compute_dtype} arithmetic, {model.kv_cache_dtype} KV cache"),
+        (
+            "layout",
+            f"ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp} = {degrees.world} ranks of {plan.hardware.name}",
+        ),
+        ("ranks", f"numbered {', '.join(plan.rank_order)}, outermost first; {plan.micro_batches} micro-batches a step"),
+        ("experts", f"{experts.logical}{copies}, {experts.per_rank} a rank in each MoE layer"),
+        ("pods", f"{plan.replicas} replicas of {plan.slots}, {plan.ranks_per_slot} ranks each; engine {plan.engine}"),
+        ("requests", f"up to {plan.limits.max_model_length:,} tokens each"),
+        (
+            "KV cache",
+            f"{kv.tokens_per_shard:,} tokens a shard: {kv.requests_per_shard:,} requests of the workload's length",
+        ),
+        ("hash", plan.hash[:16]),
+    )
+    return [f"{plan.name}: the plan holds", *(f"  {name:<10}{fact}" for name, fact in facts)]
 
 
 def _stages(plan: "Plan") -> list[str]:
@@ -124,10 +133,10 @@ def _prediction(plan: "Plan") -> list[str]:
         for name, ttft, tpot in parts
         if getattr(ttft, name) or getattr(tpot, name)
     ]
+    speed = f"{prediction.tokens_per_s:,.0f} tokens/s ({prediction.tokens_per_s_per_gpu:,.1f} a GPU)"
     return [
-        f"predicted: TTFT {format_seconds(prediction.ttft)}, TPOT {format_seconds(prediction.tpot)}, "
-        f"{prediction.tokens_per_s:,.0f} tokens/s ({prediction.tokens_per_s_per_gpu:,.1f} a GPU), "
-        f"{prediction.batch_per_shard} requests a shard",
+        f"predicted: TTFT {format_seconds(prediction.ttft)}, TPOT {format_seconds(prediction.tpot)}, {speed}",
+        f"with {prediction.batch_per_shard} requests decoded together on a shard",
         *table(rows, header=("where the time goes", "prefill", "decode step")),
     ]
 
