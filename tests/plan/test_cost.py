@@ -13,7 +13,7 @@ from moe_plan.catalogue.models import load_model
 from moe_plan.config import read_config
 from moe_plan.cost import predict
 from moe_plan.cost.collectives import Span, all_reduce_s, all_to_all_s, distinct_targets, ranks_together, spans
-from moe_plan.cost.roofline import KernelTime, distinct_experts, kernel_s
+from moe_plan.cost.roofline import KernelTime, Load, attention_core_s, distinct_experts, kernel_s
 from moe_plan.experts import deal
 from moe_plan.hardware import Hardware
 from moe_plan.kv import attended_entries, mean_attended_entries
@@ -51,14 +51,15 @@ def predicted(
     replicas: int = 1,
     micro_batches: int = 1,
     redundant: int = 0,
+    cache: str = "bfloat16",
 ) -> Prediction:
     layout, of, load = Layout(ep, tp, pp), of or hardware(), load or workload()
     experts = deal(max(layer.ffn.experts for layer in shape.layers if isinstance(layer.ffn, MoeFfn)), redundant, ep)
     stages = make_stages(balance([1] * len(shape.layers), pp))
     length = load.input_tokens + load.output_tokens
     limits = Limits(max_model_length=length, max_batch_tokens=min(8192, length), capacity_factor=None)
-    memory = tuple(stage_memory(shape, layout, experts, stage, of, limits, load, "bfloat16") for stage in stages)
-    kv = kv_cache(shape, layout, stages, memory, limits, load, "bfloat16")
+    memory = tuple(stage_memory(shape, layout, experts, stage, of, limits, load, cache) for stage in stages)
+    kv = kv_cache(shape, layout, stages, memory, limits, load, cache)
     return predict(shape, layout, experts, stages, of, load, replicas, micro_batches, kv)
 
 
@@ -106,18 +107,18 @@ ffns = st.builds(
     st.sampled_from([0, 512]),
 )
 DENSE = DenseFfn(4096, 3, 3 * HIDDEN * 4096)
+MOE = MoeFfn(16, 2, 512, 3, 3 * HIDDEN * 512, 512, 3 * HIDDEN * 512, HIDDEN * 16)
+
+
+def any_shape(*layers: Layer) -> ModelShape:
+    ends = 32000 * HIDDEN
+    formats = Formats(BF16, BF16, BF16, "bfloat16")
+    return ModelShape("any", "test", HIDDEN, 32000, ends, ends, HIDDEN, layers, 1 << 20, formats)
+
+
 shapes = st.builds(
-    lambda attention, ffn, count: ModelShape(
-        "any",
-        "test",
-        HIDDEN,
-        32000,
-        32000 * HIDDEN,
-        32000 * HIDDEN,
-        HIDDEN,
-        (Layer(attention, DENSE, 2 * HIDDEN), *[Layer(attention, ffn, 2 * HIDDEN)] * count),
-        1 << 20,
-        Formats(BF16, BF16, BF16, "bfloat16"),
+    lambda attention, ffn, count: any_shape(
+        Layer(attention, DENSE, 2 * HIDDEN), *[Layer(attention, ffn, 2 * HIDDEN)] * count
     ),
     attentions,
     ffns,
@@ -213,6 +214,80 @@ def test_a_longer_prompt_takes_longer(shape: ModelShape, load: Workload, layout:
     here, there = (predicted(shape, load=each, **layout) for each in (load, longer))
     assume(here.batch_per_shard == there.batch_per_shard)
     assert there.ttft > here.ttft
+
+
+def test_a_decode_step_of_one_request_a_shard_is_as_worked_out_by_hand() -> None:
+    of, load = hardware(), workload(1024, 1024, 8)
+    found = predicted(model("qwen3-235b-a22b"), ep=8, tp=4, of=of, load=load).tpot_parts
+    layers, hidden, row = 94, 4096, 4096 * 2
+    attention = 2 * (2 * hidden * 64 * 128 / 4 + 2 * hidden * 4 * 128 / 4 + 2 * 128) + 2 * row
+    cache = 1536 * 2 * 128 * 2
+    small = 2 * (2 * hidden + hidden * 128) + 8 * row
+    reached, rows = 16 * (1 - (1 - 8 / 128) ** 8), 8
+    experts = reached * 3 * hidden * (1536 / 4) * 2 + rows * (2 * hidden + 2 * 3 * 1536 / 4) * 2
+    head = 151936 / 4 * hidden * 2 + row
+    traffic = layers * (attention + cache + small + experts) + head
+    assert found.compute + found.memory == pytest.approx(traffic / (4.8e12 * 0.85), rel=1e-6)
+    reduce_s = 2 * 2 * 3e-6 + 2 * row / (450e9 * 0.7)
+    ring_s = 2 * 3 * 3e-6 + 2 * 3 / 4 * row / (450e9 * 0.7)
+    assert found.tp_all_reduce == pytest.approx((2 * layers + 1) * min(reduce_s, ring_s))
+    in_node = 3 * 3e-6 + row * 8 * (1 - (7 / 8) ** 8) / 2 / (450e9 * 0.7)
+    across = 3 * 5e-6 + row * 4 * (1 - (3 / 4) ** 8) * 3 / 4 / (50e9 * 0.85)
+    assert found.dispatch == found.combine == pytest.approx(layers * (in_node + across))
+    assert found.overhead == pytest.approx(layers * 56e-6 + 500e-6)
+    assert (found.pp_send, found.pp_bubble) == (0, 0)
+
+
+def test_a_long_prefill_is_as_worked_out_by_hand() -> None:
+    found = predicted(model("mixtral-8x7b"), load=workload(8192, 1, 1)).ttft_parts
+    per_token = 32 * (4096 * 128 * (32 * 2 + 8 * 2) + 2 * 3 * 4096 * 14336 + 4096 * 8 + 2 * 4096)
+    products = 2 * (8192 * per_token + 32000 * 4096) / (989.4e12 * 0.7)
+    scores = 2 * 32 * 8192 * 4096 * 32 * 256 / (989.4e12 * 0.6)
+    assert found.compute == pytest.approx(products + scores, rel=1e-3)
+
+
+def test_stages_pass_each_micro_batch_on() -> None:
+    found = predicted(model("mixtral-8x22b"), pp=4, load=workload(4096, 1, 1), of=hardware(gpusPerNode=4)).ttft_parts
+    assert found.pp_send == pytest.approx(3 * (3e-6 + 4096 * 6144 * 2 / (450e9 * 0.7)))
+
+
+def test_the_first_stage_reduces_its_embedding_too() -> None:
+    shape = any_shape(*[Layer(gqa(HIDDEN, 16, 8, 128), MOE, 0)] * 9)
+    found = predicted(shape, tp=2, pp=2, load=workload(4096, 1, 1)).ttft_parts
+    over = spans(Layout(1, 2, 2), "tp", hardware())
+    assert found.tp_all_reduce == pytest.approx((2 * 5 + 1) * all_reduce_s(4096 * HIDDEN * 2, over))
+
+
+def test_shared_experts_take_the_time_of_reading_them() -> None:
+    routed = replace(MOE, shared_width=0, shared_params=0)
+    load = workload(concurrency=1)
+    layers = (Layer(gqa(HIDDEN, 16, 8, 128), ffn, 0) for ffn in (MOE, routed))
+    with_shared, without = (predicted(any_shape(layer), load=load).tpot_parts for layer in layers)
+    shared_s = with_shared.compute + with_shared.memory - without.compute - without.memory
+    assert shared_s == pytest.approx((2 * MOE.shared_params + 2 * HIDDEN * 2) / (4.8e12 * 0.85))
+
+
+def test_mla_decodes_in_its_latent_space() -> None:
+    load = Load(prompts=0, prompt_tokens=0, decodes=64, context=10_000, stage_tokens=64)
+    shape, of = any_shape(Layer(latent(HIDDEN, 16), DENSE, 0)), hardware()
+    time = attention_core_s(shape.layers[0].attention, 2, load, 2, shape, of)
+    flops_s = 64 * 2 * 10_000 * 8 * 2 * 576 / (989.4e12 * 0.6)
+    assert time.compute_s == pytest.approx(flops_s)
+    assert time.compute_s + time.memory_s == pytest.approx(max(flops_s, 64 * 10_000 * 576 * 2 / (4.8e12 * 0.85)))
+
+
+def test_a_float8_cache_is_read_in_half_the_time() -> None:
+    shape, load = model("qwen3-235b-a22b"), workload(16_000, 16_000, 8)
+    wide, narrow = (
+        predicted(shape, ep=8, load=load, cache=cache).tpot_parts.memory for cache in ("bfloat16", "float8")
+    )
+    saved_bytes = 94 * 24_000 * 4 * 256
+    assert wide - narrow == pytest.approx(saved_bytes / (4.8e12 * 0.85))
+
+
+def test_an_all_reduce_across_nodes_sends_only_a_nodes_share_over_the_network() -> None:
+    node, cluster = Span(8, 1e30, 0.0), Span(2, 1e9, 0.0)
+    assert all_reduce_s(8e9, (node, cluster)) == pytest.approx(1.0)
 
 
 def test_throughput_is_what_latency_and_concurrency_make_it() -> None:

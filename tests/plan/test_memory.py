@@ -163,6 +163,13 @@ def test_a_head_that_shares_the_embedding_is_held_again_only_on_another_stage() 
     assert [stage.head for stage in Deal(shape, pp=2).params] == [0, 6400]
 
 
+def test_the_ends_of_a_quantised_model_keep_their_own_format() -> None:
+    shape = model("deepseek-v3")
+    (memory,) = Deal(shape, ep=64).memory
+    assert memory.embedding == memory.head == 129_280 * 7168 * 2
+    assert memory.experts == pytest.approx(58 * 4 * 3 * 7168 * 2048, rel=1e-3)
+
+
 def test_redundant_experts_are_counted_apart_and_weigh_as_much_as_any() -> None:
     shape = model("seed-s2")
     (memory,) = Deal(shape, ep=64, tp=2, redundant=48).memory
