@@ -1,0 +1,88 @@
+"""A communicator that counts: time spent in communication, and rows that each expert computed."""
+
+from collections.abc import Sequence
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe_runtime.comm.base import Communicator, Dispatched
+
+
+class Measured:
+    """Passes every call on to a communicator. The counters are shared memory that only this rank writes to."""
+
+    def __init__(
+        self, communicator: Communicator, times_ns: NDArray[np.int64], expert_rows: NDArray[np.int64] | None
+    ) -> None:
+        """`times_ns` is [2]: in steps and in communication; `expert_rows` [layers, experts], None where not counted."""
+        self._inner = communicator
+        self._times_ns = times_ns
+        self._expert_rows = expert_rows
+        self._layer = 0
+        self.spent_ns = 0
+
+    def flush(self, step_ns: int) -> None:
+        """Publish what a step took."""
+        self._times_ns += (step_ns, self.spent_ns)
+        self.spent_ns = 0
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """See Communicator."""
+        self._layer = 0
+        started = perf_counter_ns()
+        self._inner.begin(tokens)
+        self.spent_ns += perf_counter_ns() - started
+
+    def end(self) -> None:
+        """See Communicator."""
+        self._inner.end()
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """See Communicator."""
+        started = perf_counter_ns()
+        x = self._inner.all_reduce(x)
+        self.spent_ns += perf_counter_ns() - started
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """See Communicator."""
+        started = perf_counter_ns()
+        x = self._inner.all_gather(x)
+        self.spent_ns += perf_counter_ns() - started
+        return x
+
+    def dispatch(self, hidden: Tensor, experts: Tensor) -> Dispatched:
+        """See Communicator."""
+        started = perf_counter_ns()
+        dispatched = self._inner.dispatch(hidden, experts)
+        self.spent_ns += perf_counter_ns() - started
+        if self._expert_rows is not None and len(dispatched.hidden):
+            self._expert_rows[self._layer] += dispatched.counts
+        self._layer += 1
+        return dispatched
+
+    def combine(self, output: Tensor, dispatched: Dispatched, weights: Tensor) -> Tensor:
+        """See Communicator."""
+        started = perf_counter_ns()
+        x = self._inner.combine(output, dispatched, weights)
+        self.spent_ns += perf_counter_ns() - started
+        return x
+
+    def send(self, x: Tensor) -> None:
+        """See Communicator."""
+        started = perf_counter_ns()
+        self._inner.send(x)
+        self.spent_ns += perf_counter_ns() - started
+
+    def receive(self, tokens: int) -> Tensor:
+        """See Communicator."""
+        started = perf_counter_ns()
+        x = self._inner.receive(tokens)
+        self.spent_ns += perf_counter_ns() - started
+        return x
+
+    def close(self) -> None:
+        """See Communicator."""
+        self._inner.close()

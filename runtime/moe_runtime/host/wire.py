@@ -1,0 +1,84 @@
+"""A step as 64-bit words, so that each of 128 ranks reads only its own shard's part of it.
+
+    number, micro-batches, then for each micro-batch: tokens of each shard [ep], chunks of each shard [ep],
+    first word of each shard's chunks [ep]; then the chunks, each of
+    request, start, tokens, pages, draws, temperature, top_p, top_k, seed, the tokens, the pages.
+
+Micro-batches without any tokens are left out: no rank has anything to do in them.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterator
+
+from moe_runtime.step import Chunk, Sampling, ShardBatch, Step
+
+WORD_BYTES = 8
+CHUNK_WORDS = 9
+"""Words of a chunk before its tokens and pages."""
+HEADER_WORDS = 2
+_SEED_MASK = (1 << 63) - 1
+_GREEDY = Sampling()
+
+
+def header_words(micro_batches: int, shards: int) -> int:
+    """Words before the first chunk."""
+    return HEADER_WORDS + 3 * micro_batches * shards
+
+
+def encode_step(step: Step) -> "array[int]":
+    """The step as int64 words."""
+    batches = [batch for batch in step.micro_batches if any(batch)]
+    shards = len(step.micro_batches[0]) if step.micro_batches else 0
+    head = array("q", (step.number, len(batches)))
+    body = array("q")
+    start = header_words(len(batches), shards)
+    for batch in batches:
+        head.extend(sum(len(chunk.tokens) for chunk in chunks) for chunks in batch)
+        head.extend(len(chunks) for chunks in batch)
+        for chunks in batch:
+            head.append(start + len(body))
+            for chunk in chunks:
+                _append_chunk(body, chunk)
+    return head + body
+
+
+def decode_shard(words: memoryview, shard: int, shards: int) -> list[ShardBatch]:
+    """One shard's part of each micro-batch of an encoded step. `words` are int64."""
+    batches = []
+    at = HEADER_WORDS
+    for _ in range(words[1]):
+        chunks = _chunks(words, words[at + 2 * shards + shard], words[at + shards + shard])
+        batches.append(ShardBatch(tuple(words[at : at + shards]), tuple(chunks)))
+        at += 3 * shards
+    return batches
+
+
+def _append_chunk(body: "array[int]", chunk: Chunk) -> None:
+    sampling = chunk.sampling or _GREEDY
+    body.extend((chunk.request, chunk.start, len(chunk.tokens), len(chunk.pages), chunk.sampling is not None))
+    body.extend((_bits(sampling.temperature), _bits(sampling.top_p), sampling.top_k, sampling.seed & _SEED_MASK))
+    body.extend(chunk.tokens)
+    body.extend(chunk.pages)
+
+
+def _chunks(words: memoryview, at: int, count: int) -> Iterator[Chunk]:
+    for _ in range(count):
+        request, start, tokens, pages, draws, temperature, top_p, top_k, seed = words[at : at + CHUNK_WORDS]
+        first_page = at + CHUNK_WORDS + tokens
+        yield Chunk(
+            request=request,
+            tokens=tuple(words[at + CHUNK_WORDS : first_page]),
+            start=start,
+            pages=tuple(words[first_page : first_page + pages]),
+            sampling=Sampling(_float(temperature), _float(top_p), top_k, seed) if draws else None,
+        )
+        at = first_page + pages
+
+
+def _bits(value: float) -> int:
+    return int(struct.unpack("q", struct.pack("d", value))[0])
+
+
+def _float(bits: int) -> float:
+    return float(struct.unpack("d", struct.pack("q", bits))[0])
