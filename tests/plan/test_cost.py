@@ -252,10 +252,10 @@ def test_stages_pass_each_micro_batch_on() -> None:
 
 
 def test_the_first_stage_reduces_its_embedding_too() -> None:
-    shape = any_shape(*[Layer(gqa(HIDDEN, 16, 8, 128), MOE, 0)] * 9)
+    shape = any_shape(*[Layer(gqa(HIDDEN, 16, 8, 128), MOE, 0)] * 8)
     found = predicted(shape, tp=2, pp=2, load=workload(4096, 1, 1)).ttft_parts
     over = spans(Layout(1, 2, 2), "tp", hardware())
-    assert found.tp_all_reduce == pytest.approx((2 * 5 + 1) * all_reduce_s(4096 * HIDDEN * 2, over))
+    assert found.tp_all_reduce == pytest.approx((2 * 4 + 1) * all_reduce_s(4096 * HIDDEN * 2, over))
 
 
 def test_shared_experts_take_the_time_of_reading_them() -> None:
