@@ -1,6 +1,7 @@
 """What the runtime's tests share: tiny checkpoints, made once a session."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,12 @@ def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def qwen3_moe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """TinyModel of the family qwen3_moe."""
     return _make(tmp_path_factory, "qwen3_moe")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A tiny model with a tokenizer, served by 8 ranks: Served of served.py."""
+    from served import serve_tiny  # noqa: PLC0415  # likewise
+
+    with serve_tiny(tmp_path_factory.mktemp("served")) as served:
+        yield served

@@ -274,7 +274,7 @@ async def _no_route(request: Request, error: Exception) -> HttpResponse:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return error_response(
-            ApiError(405, f"{asked} is not possible; {allowed} is", headers=dict(error.headers or {}))
+            ApiError(405, f"{asked} is not possible; the method is {allowed}", headers=dict(error.headers or {}))
         )
     known = "/v1/completions, /v1/chat/completions, /v1/models, /health, /metrics"
     return error_response(ApiError(error.status_code, f"{asked}: there is no such path; there are {known}"))

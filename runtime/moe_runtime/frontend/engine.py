@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from moe_plan.plan import Plan
 from moe_runtime.errors import RankLost, RuntimeFailure
-from moe_runtime.frontend.metrics import Metrics
+from moe_runtime.frontend.metrics import Measured, Metrics
 from moe_runtime.frontend.schedule import Progress, Request, Scheduler, capacity
 from moe_runtime.step import Sampled, Sampling, Step
 
@@ -37,7 +37,7 @@ class Stopping(RuntimeFailure):
     """The server is shutting down and ends what it could not finish."""
 
 
-class Ranks(Protocol):
+class Ranks(Measured, Protocol):
     """All ranks of the replica, as a process group that is started once and steps together."""
 
     def wait_ready(self, deadline_s: float) -> None:
@@ -124,7 +124,7 @@ class Engine:
         self._losses: deque[float] = deque()
         self._requests = 0
         self._failure: RuntimeFailure | None = None
-        metrics.observe_schedule(self.scheduler)
+        metrics.observe(self.scheduler, lambda: self._ranks)
 
     def submit(self, asks: Sequence[Ask]) -> Answers:
         """Queue requests. Raises RuntimeFailure when the engine stops or has failed."""

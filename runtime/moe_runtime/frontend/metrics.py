@@ -1,9 +1,15 @@
 """What the endpoint measures of itself, in the Prometheus text format. Times are seconds."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from moe_runtime.frontend.schedule import Request, Scheduler
 from moe_runtime.step import Step
@@ -22,17 +28,56 @@ class _Times:
     last: float = 0.0
 
 
+class Measured(Protocol):
+    """What ranks count while they compute."""
+
+    def expert_tokens(self) -> NDArray[np.int64]:
+        """Tokens that each physical expert has computed since the ranks' start, `[layers, experts]`."""
+
+    def stage_times_s(self) -> NDArray[np.float64]:
+        """Time of each stage in steps, and of that in communication, `[pp, 2]`; the mean of its ranks."""
+
+
+class _RankFigures(Collector):
+    """The ranks' counts, fetched with each scrape; they begin anew with the ranks, as Prometheus expects."""
+
+    def __init__(self, ranks: Callable[[], Measured]) -> None:
+        self._ranks = ranks
+
+    def collect(self) -> Iterator[Metric]:
+        tokens = self._ranks().expert_tokens()
+        by_expert = CounterMetricFamily(
+            "moe_expert_tokens", "Tokens computed, by physical expert, over all layers.", labels=["expert"]
+        )
+        for expert, count in enumerate(tokens.sum(0).tolist()):
+            by_expert.add_metric([str(expert)], count)
+        yield by_expert
+        imbalance = GaugeMetricFamily(
+            "moe_expert_load_max_over_mean", "Tokens of a layer's busiest expert over the mean.", labels=["layer"]
+        )
+        for layer in np.flatnonzero(tokens.any(1)).tolist():
+            imbalance.add_metric([str(layer)], float(tokens[layer].max() / tokens[layer].mean()))
+        yield imbalance
+        times = CounterMetricFamily(
+            "moe_stage_seconds", "Time of a stage in steps, and of that in communication.", labels=["stage", "part"]
+        )
+        for stage, (whole, communication) in enumerate(self._ranks().stage_times_s().tolist()):
+            times.add_metric([str(stage), "step"], whole)
+            times.add_metric([str(stage), "communication"], communication)
+        yield times
+
+
 class Metrics:
     """Counters of one endpoint."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
         self.registry = CollectorRegistry()
         self._times: dict[int, _Times] = {}
         self.requests = self._counter("moe_requests", "Requests that ended, by how.", "outcome")
         self.prompt_tokens = self._counter("moe_prompt_tokens", "Prompt tokens of requests that arrived.")
         self.generated_tokens = self._counter("moe_generated_tokens", "Tokens generated.")
         self.restarts = self._counter("moe_rank_restarts", "Starts of the ranks after a loss.")
-        self.expert_tokens = self._counter("moe_expert_tokens", "Tokens computed, by physical expert.", "expert")
         self.step_tokens = self._counter("moe_step_tokens", "Tokens that steps computed, prefill and decode.")
         self.ttft = Histogram(
             "moe_ttft_seconds", "Time to first token.", registry=self.registry, buckets=TTFT_BUCKETS_S
@@ -44,8 +89,9 @@ class Metrics:
             "moe_step_seconds", "Time of one step.", registry=self.registry, buckets=TPOT_BUCKETS_S
         )
 
-    def observe_schedule(self, scheduler: Scheduler) -> None:
-        """Show the schedule's state as gauges, read when asked for."""
+    def observe(self, scheduler: Scheduler, ranks: Callable[[], Measured]) -> None:
+        """Show the schedule's state and what the ranks count, read when asked for."""
+        self.registry.register(_RankFigures(ranks))
         self._gauge("moe_waiting_requests", "Requests that wait for room.").set_function(lambda: len(scheduler.waiting))
         self._gauge("moe_running_requests", "Requests that hold pages.").set_function(lambda: scheduler.running)
         self._gauge("moe_kv_pages_used", "KV pages in use, over all shards.").set_function(lambda: scheduler.pages_used)

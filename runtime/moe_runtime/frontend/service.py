@@ -1,9 +1,7 @@
 """What one endpoint serves, and how a client's body becomes requests for the engine: tokens, limits, sampling."""
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from moe_plan.plan import Plan
 from moe_runtime.frontend.chat import ChatError, ChatTemplate
@@ -74,7 +72,7 @@ class Service:
     def _encode(self, text: str) -> tuple[int, ...]:
         if self.tokenizer is None:
             raise bad_parameter("prompt", "the model has no tokenizer.json, so it takes a list of token ids, not text")
-        return _unicode(self.tokenizer.encode, text, "prompt")
+        return self.tokenizer.encode(_unicode(text, "prompt"))
 
     def _conversation(self, body: ChatBody) -> tuple[int, ...]:
         if self.tokenizer is None:
@@ -88,7 +86,7 @@ class Service:
             text = self.template.render(messages)
         except ChatError as error:
             raise bad_parameter("messages", str(error)) from error
-        return _unicode(self.tokenizer.encode_rendered, text, "messages")
+        return self.tokenizer.encode_rendered(_unicode(text, "messages"))
 
     def _ask(self, prompt: tuple[int, ...], body: Generation, asked: int | None, default: int) -> Ask:
         if not prompt:
@@ -117,9 +115,10 @@ def _check_likeliest(body: Generation, count: int | None, param: str) -> None:
         raise bad_parameter(param, "is 1 for greedy answers only (temperature 0); 0 gives the generated tokens' own")
 
 
-def _unicode(encode: Any, text: str, param: str) -> tuple[int, ...]:
+def _unicode(text: str, param: str) -> str:
+    """The text. JSON can write what no text holds: half a surrogate pair."""
     try:
-        tokens: Sequence[int] = encode(text)
+        text.encode()
     except UnicodeEncodeError as error:
         raise bad_parameter(param, "holds half a surrogate pair, which is no Unicode character") from error
-    return tuple(tokens)
+    return text

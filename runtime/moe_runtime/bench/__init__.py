@@ -1,0 +1,1 @@
+"""Programs that measure: they print figures and assert nothing."""

@@ -1,0 +1,232 @@
+"""The runtime's commands: serve a plan, generate from it, put load on an endpoint. They read plans, never manifests.
+
+Exit status: 0 done; 1 the input is not acceptable; 2 wrong use; 3 ranks were lost too often; 130 and 143 interrupted
+before the end (a server that is told to stop has done its work, and exits 0).
+"""
+
+# ruff: noqa: PLC0415, T201  # a command imports what it needs when it runs, and prints
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from moe_plan.plan import Plan
+from moe_runtime.errors import RankLost, RuntimeFailure
+
+UNACCEPTABLE = 1
+WRONG_USE = 2
+RANKS_FAILED = 3
+
+Run = Callable[[argparse.Namespace], None]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: as Ctrl-C, with another exit status."""
+
+
+class _OneLine(logging.Formatter):
+    """Each record on one line; of an exception, its text and where it was raised."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # the base class names it
+        _, error, trace = ei
+        while trace and trace.tb_next:
+            trace = trace.tb_next
+        where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
+        return f"{type(error).__name__}: {error}{where}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", " ")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status."""
+    _log_to_stderr()
+    signal.signal(signal.SIGTERM, _on_terminate)
+    options = _parser().parse_args(arguments)
+    run: Run = options.run
+    try:
+        run(options)
+    except RuntimeFailure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return _status(failure)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {what}", file=sys.stderr)
+        return WRONG_USE
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _status(failure: RuntimeFailure) -> int:
+    from moe_runtime.frontend.engine import LostTooOften
+
+    return RANKS_FAILED if isinstance(failure, RankLost | LostTooOften) else UNACCEPTABLE
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from moe_runtime.frontend.announce import plan_lines
+    from moe_runtime.frontend.listen import listen
+    from moe_runtime.frontend.plan_file import read_plan
+    from moe_runtime.host.rank_host import RankHost
+
+    plan = read_plan(options.plan)
+    listening = listen(options.host, plan.port if options.port is None else options.port)
+    device = _device(options, plan)
+    for line in plan_lines(plan, device, options.checkpoint):
+        logging.getLogger(__name__).info("%s", line)
+
+    def renew() -> RankHost:
+        return RankHost(plan, options.checkpoint, device)
+
+    ranks = renew()
+    try:
+        # Imported while the ranks import torch.
+        from moe_runtime.frontend.server import serve
+
+        serve(plan, options.checkpoint, listening, ranks, renew)
+    finally:
+        ranks.stop()
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from moe_runtime.frontend.plan_file import read_plan
+    from moe_runtime.frontend.prompts import check_writable, read_prompts, write_whole
+    from moe_runtime.frontend.recording import Recorded, Recording, logits_file
+    from moe_runtime.host.rank_host import RankHost
+
+    plan = read_plan(options.plan)
+    prompts = read_prompts(options.prompts, plan, options.max_tokens)
+    for path in filter(None, (options.output, options.logits)):
+        check_writable(path)
+    device = _device(options, plan)
+    recorded: Recorded = {}
+
+    def renew() -> RankHost:
+        if options.logits is None:
+            return RankHost(plan, options.checkpoint, device)
+        return Recording(plan, options.checkpoint, device, recorded)
+
+    ranks = renew()
+    try:
+        from moe_runtime.frontend.generate import as_json, generate
+
+        answers = generate(plan, options.checkpoint, prompts, options.max_tokens, ranks, renew)
+        write_whole(options.output, as_json(plan, answers))
+        if options.logits is not None:
+            write_whole(options.logits, logits_file(answers, recorded))
+    finally:
+        ranks.stop()
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from moe_runtime.bench.load import Load, run_load
+
+    load = Load(
+        url=options.url,
+        concurrency=options.concurrency,
+        requests=options.requests,
+        input_tokens=options.input_tokens,
+        output_tokens=options.output_tokens,
+        model=options.model,
+        api_key=os.environ.get("MOE_API_KEY") or None,
+        seed=options.seed,
+        timeout_s=options.timeout,
+    )
+    report = run_load(load)
+    print(report.as_json() if options.format == "json" else report.as_table())
+
+
+def _device(options: argparse.Namespace, plan: Plan) -> Literal["cpu", "cuda"]:
+    """Where the ranks compute; PyTorch calls AMD's GPUs cuda too."""
+    if options.device != "auto":
+        return "cpu" if options.device == "cpu" else "cuda"
+    return "cpu" if plan.hardware.device == "cpu" else "cuda"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m moe_runtime", description="Run a plan.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="serve a plan over HTTP", allow_abbrev=False))
+    _add_generate(commands.add_parser("generate", help="answer a file of prompts greedily", allow_abbrev=False))
+    _add_bench(commands.add_parser("bench", help="put load on an endpoint", allow_abbrev=False))
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_plan(parser)
+    parser.add_argument(
+        "--checkpoint", type=_directory, metavar="DIR", help="Hugging Face checkpoint; or random weights"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, metavar="N", help="port to listen on, 0 for a free one (the plan's)")
+    parser.set_defaults(run=_serve)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    _add_plan(parser)
+    parser.add_argument("--checkpoint", type=_directory, metavar="DIR", required=True, help="Hugging Face checkpoint")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="JSON list of token-id lists")
+    parser.add_argument("--max-tokens", type=_count, default=16, metavar="N", help="of each answer (%(default)s)")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where the tokens are written")
+    parser.add_argument("--logits", type=Path, metavar="FILE", help="where logits are written, as safetensors")
+    parser.set_defaults(run=_generate)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="base address (%(default)s)")
+    parser.add_argument("--model", help="name of the model (the first that the endpoint serves)")
+    parser.add_argument("--concurrency", type=_count, default=4, metavar="N", help="clients at once (%(default)s)")
+    parser.add_argument("--requests", type=_count, default=16, metavar="N", help="requests in all (%(default)s)")
+    parser.add_argument("--input-tokens", type=_count, default=32, metavar="N", help="a prompt (%(default)s)")
+    parser.add_argument("--output-tokens", type=_count, default=32, metavar="N", help="an answer (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random prompts (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="longest silence (%(default)s s)")
+    parser.add_argument("-o", "--format", choices=("table", "json"), default="table", help="(%(default)s)")
+    parser.set_defaults(run=_bench)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plan", type=Path, required=True, metavar="FILE", help="the plan, as `moe plan -o json` prints it"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is the plan's")
+
+
+def _count(text: str) -> int:
+    return _bounded(text, 1, 2**31 - 1)
+
+
+def _port(text: str) -> int:
+    return _bounded(text, 0, 65535)
+
+
+def _bounded(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text[:20]) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+    return int(text)
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such directory")
+    return path
+
+
+def _on_terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
