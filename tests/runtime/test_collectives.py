@@ -18,7 +18,6 @@ from moe_plan.layout import DIMENSIONS, Layout
 Results = list[list[torch.Tensor]]
 RunJob = Callable[[Job], Results]
 
-SEVERAL = ("shared",)
 ONLY = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -83,6 +82,12 @@ def jobs(draw: st.DrawFn, communicator: str) -> Job:
 @ONLY
 @given(job=jobs("shared"))
 def test_shared_memory_computes_what_a_plain_loop_computes(run_job: RunJob, job: Job) -> None:
+    assert_right(job, run_job(job))
+
+
+@ONLY
+@given(job=jobs("gloo"))
+def test_gloo_computes_what_a_plain_loop_computes(run_job: RunJob, job: Job) -> None:
     assert_right(job, run_job(job))
 
 

@@ -7,6 +7,7 @@ a model asks of a communicator and nothing else: its numbers come from seeds, so
 import os
 import pickle
 import random
+import socket
 import sys
 import time
 import traceback
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
 
 from moe_plan.layout import Layout
+from moe_runtime.comm.distributed import Distributed, Rendezvous
 from moe_runtime.comm.segment import Extent, Segment
 from moe_runtime.comm.shared_memory import SharedMemory
 
@@ -128,14 +131,15 @@ def expected(job: Job, number: int, shard: int) -> torch.Tensor:
 def run(job: Job) -> list[list[torch.Tensor]]:
     """Results of every rank, by rank. Raises RuntimeError with the first rank's traceback where one fails."""
     world = job.layout.world
-    segment = Segment(job.extent)
+    meeting = Segment(job.extent) if job.communicator == "shared" else socket.create_server(("127.0.0.1", 0))
     pipes = [os.pipe() for _ in range(world)]
     pids = []
     for rank in range(world):
         pid = os.fork()
         if pid == 0:
-            _run_rank(job, rank, segment, pipes[rank][1])
+            _run_rank(job, rank, meeting, pipes[rank][1])
         pids.append(pid)
+    store = None if isinstance(meeting, Segment) else _store(meeting, world)
     answers = []
     for reading, writing in pipes:
         os.close(writing)
@@ -143,15 +147,23 @@ def run(job: Job) -> list[list[torch.Tensor]]:
             answers.append(pickle.load(pipe))
     for pid in pids:
         os.waitpid(pid, 0)
+    del store
     failed = [answer for answer in answers if isinstance(answer, str)]
     if failed:
         raise RuntimeError(failed[0])
     return answers
 
 
-def _run_rank(job: Job, rank: int, segment: Segment, pipe: int) -> None:
+def _store(listener: socket.socket, world: int) -> TCPStore:
+    port = listener.getsockname()[1]
+    return TCPStore(
+        "127.0.0.1", port, world, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+
+
+def _run_rank(job: Job, rank: int, meeting: Segment | socket.socket, pipe: int) -> None:
     try:
-        answer = toy_rank(job, rank, make_communicator(job, rank, segment))
+        answer = toy_rank(job, rank, _communicator(job, rank, meeting))
     except BaseException:  # noqa: BLE001  # the test shows it
         answer = traceback.format_exc()
     with os.fdopen(pipe, "wb") as stream:
@@ -159,9 +171,10 @@ def _run_rank(job: Job, rank: int, segment: Segment, pipe: int) -> None:
     os._exit(0)
 
 
-def make_communicator(job: Job, rank: int, segment: Segment) -> Any:
-    assert job.communicator == "shared"
-    return SharedMemory(segment, rank)
+def _communicator(job: Job, rank: int, meeting: Segment | socket.socket) -> Any:
+    if isinstance(meeting, Segment):
+        return SharedMemory(meeting, rank)
+    return Distributed(Rendezvous(*meeting.getsockname()), job.extent, rank, "cpu")
 
 
 def serve() -> None:
