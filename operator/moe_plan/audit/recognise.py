@@ -24,7 +24,10 @@ Span = tuple[int, int, int]
 
 _HOLE = re.compile(r"\{([a-z_]+)\}")
 _SPACE = r"(?:[\s_*`\"'-]{1,4})"
-_SEPARATOR = r"(?:(?:(?! [*/+×−-] )[^\w\n]){1,12})"
+_SEPARATOR = (
+    r"(?:(?:(?! [*/+×−-] )[^\w\n]){1,12}"
+    r"(?:(?:of|is|at|about|around|roughly|under|below|over|above|less than|more than|at least|at most)\s){0,2})"
+)
 _GAP = r"(?:[^\n]{0,60}?)"
 _DIGIT = re.compile(r"\d")
 _ANY_NUMBER = re.compile(NUMBER)
