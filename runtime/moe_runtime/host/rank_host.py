@@ -116,6 +116,11 @@ class RankHost:
         self._watcher.join(STOP_DEADLINE_S)
 
     @property
+    def parent_pid(self) -> int:
+        """Process id of the ranks' parent."""
+        return self._parent.pid
+
+    @property
     def _layout(self) -> Layout:
         degrees = self.plan.degrees
         return Layout(degrees.ep, degrees.tp, degrees.pp, self.plan.rank_order)
