@@ -302,13 +302,11 @@ def test_only_arithmetic_is_evaluated(text: str) -> None:
         evaluate(parse(text), {}.__getitem__)
 
 
-WORDS = st.sampled_from(
-    [
-        *"EP TP GPU GPUs experts layers per # - ** ``` : = × * ( ) < ~ 0 1 64 9999999999 0.0 1e9 MB GB % ms".split(),
-        *"bubble hidden size batch micro-batches memory utilization TFLOPS compute capacity tokens/second".split(),
-        *("\n", " ", " ", " "),
-    ]
-)
+VOCABULARY = """
+EP TP GPU GPUs experts layers per # - ** ``` : = × * ( ) < ~ 0 1 64 9999999999 0.0 1e9 MB GB % ms tokens/second bubble
+hidden size batch micro-batches memory utilization TFLOPS compute capacity
+"""
+WORDS = st.sampled_from([*VOCABULARY.split(), "\n", " ", " ", " "])
 
 
 @settings(max_examples=150, deadline=None)

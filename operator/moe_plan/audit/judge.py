@@ -107,7 +107,8 @@ def _judge_restated(mention: Mention, claimed: Amount, fact: Fact) -> Verdict:
     where = f"line {fact.line} states" if fact.line else "given:"
     computed = Computed(fact.value, fact.value, None, None, "", "", "")
     finding = _find(claimed, computed)
-    return _verdict(mention, claimed, "restated", computed, finding, f"{where} {fact}")
+    shown = _show_computed(claimed.dimension, computed, finding)
+    return _row(mention, claimed, "restated", finding, f"{where} {fact}", shown)
 
 
 def _judge_rule(mention: Mention, claimed: Amount, rule: Rule, case: Case) -> Iterator[Verdict]:
@@ -116,20 +117,9 @@ def _judge_rule(mention: Mention, claimed: Amount, rule: Rule, case: Case) -> It
         factor = evaluate(rule.factor, case.value) if rule.factor and rest else None
     except (UnknownQuantityError, NotArithmeticError):
         return
-    judgement: Judgement = "impossible" if rest else "holds"
-    yield Verdict(
-        mention.text,
-        mention.line,
-        mention.quantity,
-        "layout",
-        show_amount(claimed),
-        claimed.high,
-        f"{rest:g} left over",
-        None,
-        judgement,
-        factor if factor and factor >= 1 else None,
-        f"{rule.says}: {case.write(rule.zero)} = {rest:g}",
-    )
+    formula = f"{rule.says}: {case.write(rule.zero)} = {rest:g}"
+    finding = Finding("impossible" if rest else "holds", None, factor if factor and factor >= 1 else None)
+    yield _row(mention, claimed, "layout", finding, formula, f"{rest:g} left over")
 
 
 def _judge_computed(mention: Mention, claimed: Amount, basis: str, case: Case) -> Verdict:
@@ -142,7 +132,8 @@ def _judge_computed(mention: Mention, claimed: Amount, basis: str, case: Case) -
     used = binary if units else decimal
     case.assumed.update(used.assumed)
     computed = pair[1] if units else pair[0]
-    return _verdict(mention, claimed, basis, computed, finding, _explain(claimed, computed, used) + units)
+    formula = _explain(claimed, computed, used) + units
+    return _row(mention, claimed, basis, finding, formula, _show_computed(claimed.dimension, computed, finding))
 
 
 def _in_either_units(claimed: Amount, pair: tuple[Computed, Computed]) -> tuple[Finding, str]:
@@ -180,9 +171,7 @@ def _off(judgement: Judgement, claimed: float, against: float) -> Finding:
     return Finding(judgement, against, factor_between(claimed, against))
 
 
-def _verdict(
-    mention: Mention, claimed: Amount, basis: str, computed: Computed, finding: Finding, formula: str
-) -> Verdict:
+def _row(mention: Mention, claimed: Amount, basis: str, finding: Finding, formula: str, computed: str = "") -> Verdict:
     return Verdict(
         mention.text,
         mention.line,
@@ -190,7 +179,7 @@ def _verdict(
         basis,
         show_amount(claimed),
         claimed.high,
-        _show_computed(claimed.dimension, computed, finding),
+        computed,
         finding.against,
         finding.judgement,
         finding.factor,
@@ -229,19 +218,7 @@ def _assumption(name: str, value: float) -> str:
 
 
 def _unverifiable(mention: Mention, claimed: Amount, basis: str, why: str) -> Verdict:
-    return Verdict(
-        mention.text,
-        mention.line,
-        mention.quantity,
-        basis,
-        show_amount(claimed),
-        claimed.high,
-        "",
-        None,
-        "unverifiable",
-        None,
-        why,
-    )
+    return _row(mention, claimed, basis, Finding("unverifiable", None), why)
 
 
 def _why(error: UnknownQuantityError | NotArithmeticError) -> str:
