@@ -1,5 +1,9 @@
 """The matrix of layouts once more, each rank a process, talking through shared memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
 import numpy as np
 import pytest
 from threads import generate
@@ -25,30 +29,43 @@ LAYOUTS = {
 }
 
 
-def tokens_of_processes(plan: Plan, tiny: TinyModel, prompts: list[list[int]], chunk_tokens: int) -> list[list[int]]:
-    host = RankHost(plan, tiny.path, "cpu")
+@contextmanager
+def processes(plan: Plan, tiny: TinyModel, keep: str = "tokens") -> Iterator[RankHost]:
+    host = RankHost(plan, tiny.path, "cpu", keep)
     try:
         host.wait_ready(READY_DEADLINE_S)
-        steps = iter(range(10_000))
-
-        def step(micro_batches: list) -> list:
-            return host.run_step(Step(next(steps), tuple(tuple(map(tuple, shards)) for shards in micro_batches)))
-
-        return generate(step, plan, prompts, NEW_TOKENS, chunk_tokens)
+        yield host
     finally:
         host.stop()
 
 
-def test_processes_give_the_tokens_of_transformers(qwen3_moe: TinyModel) -> None:
+def tokens_of(host: RankHost, prompts: list[list[int]], chunk_tokens: int) -> list[list[int]]:
+    numbers = count(1)
+
+    def step(micro_batches: list) -> list:
+        return host.run_step(Step(next(numbers), tuple(tuple(map(tuple, shards)) for shards in micro_batches)))
+
+    return generate(step, host.plan, prompts, NEW_TOKENS, chunk_tokens)
+
+
+def test_processes_give_the_tokens_and_logits_of_transformers(qwen3_moe: TinyModel) -> None:
     plan = tiny_plan(qwen3_moe.config, **LAYOUTS["ep, tp and pp"])
-    assert tokens_of_processes(plan, qwen3_moe, PROMPTS, 7) == qwen3_moe.greedy(PROMPTS)
+    chunks = tuple((Chunk(s, tuple(PROMPTS[s]), 0, (0,), Sampling()),) for s in range(2))
+    with processes(plan, qwen3_moe, keep="logits") as host:
+        drawn = host.run_step(Step(0, (chunks,)))
+        for sampled, row in zip(drawn, host.logits(), strict=True):
+            expected = qwen3_moe.logits(PROMPTS[sampled.request])[-1]
+            np.testing.assert_allclose(row, expected.numpy(), rtol=1e-4, atol=1e-4)
+            assert sampled.token == expected.argmax()
+        assert tokens_of(host, PROMPTS, 7) == qwen3_moe.greedy(PROMPTS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_processes_of_every_layout_give_the_tokens_of_transformers(mixtral: TinyModel, layout: dict) -> None:
     plan = tiny_plan(mixtral.config, **layout)
-    assert tokens_of_processes(plan, mixtral, PROMPTS, 1000) == mixtral.greedy(PROMPTS)
+    with processes(plan, mixtral) as host:
+        assert tokens_of(host, PROMPTS, 1000) == mixtral.greedy(PROMPTS)
 
 
 @pytest.mark.slow
@@ -70,20 +87,5 @@ def test_128_ranks_give_the_tokens_of_transformers(
     prompts = [kinds[i % 6] for i in range(layout["ep"] + 6)]
     plan = tiny_plan(tiny.config, **layout)
     assert plan.degrees.world == 128
-    assert tokens_of_processes(plan, tiny, prompts, 16) == tiny.greedy(prompts)
-
-
-def test_logits_of_processes_are_those_of_transformers(mixtral: TinyModel) -> None:
-    plan = tiny_plan(mixtral.config, ep=2, tp=2)
-    host = RankHost(plan, mixtral.path, "cpu", keep="logits")
-    try:
-        host.wait_ready(READY_DEADLINE_S)
-        chunks = tuple((Chunk(s, tuple(PROMPTS[s]), 0, (0,), Sampling()),) for s in range(2))
-        drawn = host.run_step(Step(0, (chunks,)))
-        logits = host.logits()
-    finally:
-        host.stop()
-    for sampled, row in zip(drawn, logits, strict=True):
-        expected = mixtral.logits(PROMPTS[sampled.request])[-1]
-        np.testing.assert_allclose(row, expected.numpy(), rtol=1e-4, atol=1e-4)
-        assert sampled.token == expected.argmax()
+    with processes(plan, tiny) as host:
+        assert tokens_of(host, prompts, 16) == tiny.greedy(prompts)

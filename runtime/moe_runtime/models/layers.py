@@ -70,7 +70,7 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[…, H] to […, H]."""
-        return F.rms_norm(x, self._shape, self._weight, self._eps)
+        return torch.rms_norm(x, self._shape, self._weight, self._eps)
 
 
 class Attention:
@@ -88,7 +88,7 @@ class Attention:
         # The bias is summed over tp with the rest, so one rank alone adds it.
         self._out_bias = place.read(f"{spec.name}.o_proj.bias") if spec.bias and place.tp == 0 else None
         self._head_norm = _read_head_norm(spec, self._queries, len(self._kv), place)
-        self._cache = KvCache(place.kv_pages, len(self._kv), spec.head_dim, place.formats.kv_cache, place.device)
+        self._cache = KvCache(place.kv_pages, len(self._kv), spec.head_dim, place.formats, place.device)
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """[T, H] to [T, H], the same on each tp rank."""
@@ -103,14 +103,14 @@ class Attention:
         """Normalise heads [T, Q + K, D] where the model does, and turn them by their positions, in place."""
         x = heads
         if self._head_norm is not None:
-            x = F.rms_norm(heads, (self._width,), None, self._eps) * self._head_norm
+            x = torch.rms_norm(heads, (self._width,), None, self._eps) * self._head_norm
         torch.addcmul(x * batch.cos, x.roll(self._width // 2, -1), batch.sin, out=heads)
 
     def _attend(self, queries: Tensor, group: Group) -> Tensor:
         """[B·L, Q, D] to [B·L, Q·D]. Query heads that share a KV head stand one after another on the query axis."""
         pieces, kv, repeats, width = group.pieces, len(self._kv), self._repeats, self._width
         q = queries.view(pieces, -1, kv, repeats, width).permute(0, 2, 3, 1, 4).reshape(pieces, kv, -1, width)
-        keys, values = self._cache.read(group.pages, pieces, self._dtype)
+        keys, values = self._cache.read(group.pages, pieces)
         mask = group.mask(self._window, repeats, self._dtype)
         seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         by_token = seen.view(pieces, kv, repeats, -1, width).permute(0, 3, 1, 2, 4)
