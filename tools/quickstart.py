@@ -10,7 +10,7 @@ import time
 
 from serving import CHECKPOINT, MANIFEST, MOE, ROOT, free_port, running, stream, wait_ready
 
-PROMPT = "In the beginning"
+PROMPT = "It is a truth universally acknowledged"
 
 
 def main() -> None:

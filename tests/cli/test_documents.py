@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_operator.cli.documents import parse
+from moe_operator.cli.documents import parse, parse_value
 from moe_plan.errors import ManifestError
 
 DEPLOYMENT = {"kind": "MoEDeployment", "metadata": {"name": "a"}}
@@ -50,6 +50,14 @@ def test_other_kinds_are_skipped_with_a_word_on_stderr(capsys: pytest.CaptureFix
 def test_what_does_not_parse_is_refused_in_one_sentence(text: str, sentence: str) -> None:
     assert refusal(text).startswith(sentence)
     assert "\n" not in refusal(text)
+
+
+def test_numbers_are_read_as_json_and_kubectl_read_them() -> None:
+    assert parse_value('{"rms_norm_eps": 1e-06, "big": 4E12, "text": "1e3"}', "config.json") == {
+        "rms_norm_eps": 1e-06,
+        "big": 4e12,
+        "text": "1e3",
+    }
 
 
 def test_nesting_beyond_reason_is_refused() -> None:

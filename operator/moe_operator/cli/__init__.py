@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 
 from moe_operator.cli import audit, crd, plan, run
-from moe_plan.errors import ManifestError
+from moe_plan.errors import ManifestError, PlanError
 
 app = typer.Typer(
     name="moe",
@@ -33,6 +33,9 @@ def main() -> NoReturn:
         app()
     except ManifestError as error:
         _explain(error)
+        sys.exit(1)
+    except PlanError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -1,5 +1,6 @@
 """Manifests from files and standard input: YAML or JSON, several documents, lists, other kinds between them."""
 
+import re
 import sys
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ class _UniqueKeyLoader(_Loader):  # type: ignore[misc]  # chosen at run time: th
                 )
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         return mapping
+
+
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+"""1e-06 is a number in JSON and to kubectl, but text to YAML 1.1, which wants a decimal point."""
 
 
 @dataclass(frozen=True, slots=True)

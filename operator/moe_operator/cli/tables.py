@@ -61,7 +61,10 @@ def _head(plan: "Plan") -> list[str]:
         ),
         ("ranks", f"numbered {', '.join(plan.rank_order)}, outermost first; {plan.micro_batches} micro-batches a step"),
         ("experts", f"{experts.logical}{copies}, {experts.per_rank} a rank in each MoE layer"),
-        ("pods", f"{plan.replicas} replicas of {plan.slots}, {plan.ranks_per_slot} ranks each; engine {plan.engine}"),
+        (
+            "pods",
+            f"{plan.slots} a replica, {plan.ranks_per_slot} ranks each; replicas: {plan.replicas}; engine {plan.engine}",
+        ),
         ("requests", f"up to {plan.limits.max_model_length:,} tokens each"),
         (
             "KV cache",
