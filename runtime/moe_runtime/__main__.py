@@ -2,6 +2,7 @@
 
 import sys
 
-from moe_runtime.cli import main
+from moe_runtime.cli import main, prepare_process
 
+prepare_process()
 sys.exit(main(sys.argv[1:]))

@@ -45,8 +45,6 @@ class _OneLine(logging.Formatter):
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
-    _log_to_stderr()
-    signal.signal(signal.SIGTERM, _on_terminate)
     options = _parser().parse_args(arguments)
     run: Run = options.run
     try:
@@ -221,12 +219,14 @@ def _directory(text: str) -> Path:
     return path
 
 
-def _on_terminate(_number: int, _frame: object) -> NoReturn:
-    raise Terminated
-
-
-def _log_to_stderr() -> None:
+def prepare_process() -> None:
+    """Make this process one that ends in order on SIGTERM and logs plain lines to stderr."""
+    signal.signal(signal.SIGTERM, _on_terminate)
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _on_terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated

@@ -38,7 +38,8 @@ class ChatTemplate:
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
         except Exception as error:  # a template can fail in any way that Python can
-            raise ChatError(f"the model's chat template refuses the messages: {error}") from error
+            said = " ".join(str(error).split())
+            raise ChatError(f"the model's chat template refuses the messages: {said}") from error
 
 
 class _Generation(Extension):

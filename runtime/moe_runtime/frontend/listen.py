@@ -31,15 +31,24 @@ class Listening:
 def listen(host: str, port: int) -> Listening:
     """Take the port; 0 takes a free one. Raises AddressError."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+        listener = _listener(host, port)
+    except OSError as error:
+        raise AddressError(_why_not(host, port, error)) from error
+    return Listening(listener, host, listener.getsockname()[1])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
         # A port whose last connections still linger is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-    except OSError as error:
-        raise AddressError(_why_not(host, port, error)) from error
-    return Listening(listener, host, listener.getsockname()[1])
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _why_not(host: str, port: int, error: OSError) -> str:

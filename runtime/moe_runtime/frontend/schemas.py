@@ -84,7 +84,7 @@ class Generation(Body):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     """0 is greedy; 1 when absent."""
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=-1)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=-1, le=2**31 - 1)] | None = None
     """0 and -1 mean no limit."""
     seed: StrictInt | None = None
     """The same seed draws the same tokens for the same prompt."""
