@@ -4,12 +4,14 @@ Selectors, taints and cordons are read as the scheduler reads them:
 https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from moe_operator.placement.nodes import Amounts, Node, Taint
 from moe_plan.spec import Scheduling, Toleration
 
 _CORDONED = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
+MOST = 2**31
+"""Slots that a node is taken to hold where a slot asks for nothing."""
 _HARD = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -20,12 +22,22 @@ def matches(node: Node, selector: Mapping[str, str]) -> bool:
 
 def offered(node: Node, requests: Amounts) -> int:
     """Slots that an empty node holds."""
-    return min(node.allocatable.get(name, 0) // amount for name, amount in _counted(node, requests))
+    return _fit(node, requests, {})
 
 
 def free(node: Node, requests: Amounts) -> int:
     """Slots that a node holds beside what is on it."""
-    return max(0, min(node.free(name) // amount for name, amount in _counted(node, requests)))
+    return _fit(node, requests, node.used)
+
+
+def _fit(node: Node, requests: Amounts, used: Amounts) -> int:
+    """How often the requests fit; pods count only where the node says how many it takes."""
+    least = MOST
+    for name, amount in requests.items():
+        if name != "pods" or name in node.allocatable:
+            times = (node.allocatable.get(name, 0) - used.get(name, 0)) // amount
+            least = min(least, times)
+    return max(0, least)
 
 
 def barred(node: Node, scheduling: Scheduling) -> str:
@@ -37,11 +49,6 @@ def barred(node: Node, scheduling: Scheduling) -> str:
         if taint.effect in _HARD and not any(_tolerates(t, taint) for t in scheduling.tolerations):
             return "cordoned" if taint.key == _CORDONED.key else f"tainted {taint}"
     return ""
-
-
-def _counted(node: Node, requests: Amounts) -> Sequence[tuple[str, int]]:
-    """Requests that a node can lack: pods are counted only where the node says how many it takes."""
-    return [(name, n) for name, n in requests.items() if n > 0 and (name != "pods" or name in node.allocatable)]
 
 
 def _tolerates(toleration: Toleration, taint: Taint) -> bool:

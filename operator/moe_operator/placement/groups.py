@@ -26,10 +26,8 @@ class Group:
     numbers: tuple[int, ...]
     """Which groups of the kind these are, counted by first rank."""
 
-    @property
-    def pairs(self) -> int:
-        """Pairs of ranks that lie in different slots, in one of the groups."""
-        return apart(self.ranks)
+    pairs: int
+    """Pairs of ranks that lie in different slots, in one of the groups."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +93,13 @@ def _shares(members: Iterable[int]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(Counter(members).items()))
 
 
+def _apart(shares: Iterable[tuple[int, int]]) -> int:
+    return apart(ranks for _, ranks in shares)
+
+
 def _spanning(found: dict[tuple[Kind, tuple[tuple[int, int], ...]], list[int]]) -> tuple[Group, ...]:
     return tuple(
-        Group(kind, tuple(slot for slot, _ in shares), tuple(n for _, n in shares), tuple(numbers))
+        Group(kind, tuple(slot for slot, _ in shares), tuple(n for _, n in shares), tuple(numbers), _apart(shares))
         for (kind, shares), numbers in found.items()
         if len(shares) > 1
     )

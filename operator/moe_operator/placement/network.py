@@ -77,22 +77,19 @@ def make_network(nodes: Sequence[Node], levels: Sequence[str]) -> Network:
     wanted = [level for level in levels or default_levels() if level != HOSTNAME]
     known = set[str]().union(*(node.labels for node in nodes))
     carried = [level for level in wanted if level in known]
-    values = [tuple(node.labels.get(level) for level in carried) for node in nodes]
     if not levels:
-        nested = _nested(set(values), len(carried))
-        carried, values = [carried[i] for i in nested], [tuple(value[i] for i in nested) for value in values]
-    return _tree(
-        tuple(node.name for node in nodes), carried, [_known(v, n) for v, n in zip(values, nodes, strict=True)]
-    )
+        carried = _nested({tuple(map(node.labels.get, carried)) for node in nodes}, carried)
+    values = [_known(tuple(map(node.labels.get, carried)), node) for node in nodes]
+    return _tree(tuple(node.name for node in nodes), carried, values)
 
 
-def _nested(values: Iterable[Labels], levels: int) -> list[int]:
+def _nested(values: Iterable[Labels], levels: Sequence[str]) -> list[str]:
     """Levels that do not cut most domains of a kept, narrower one in two."""
     distinct, kept = list(values), list[int]()
-    for level in range(levels):
+    for level in range(len(levels)):
         if not any(_cuts(distinct, level, narrower) for narrower in kept):
             kept.append(level)
-    return kept
+    return [levels[level] for level in kept]
 
 
 def _cuts(values: Sequence[Labels], level: int, narrower: int) -> bool:

@@ -7,11 +7,12 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_operator.placement.cost import Cost
+from moe_operator.placement.bound import lower_bound
+from moe_operator.placement.cost import NEGLIGIBLE, Cost
 from moe_operator.placement.eligible import barred, free, matches, offered
 from moe_operator.placement.explain import lack_of_domains, lack_of_nodes, misses, unknown_level
 from moe_operator.placement.fit import make_room
@@ -63,13 +64,11 @@ def place(
     other replicas, for topology.replicas. `keep` maps slots to nodes that they must stay on, whatever has become of
     the node; the rest is placed around them. What the replica's own pods take must not be in the nodes' `used`.
     """
-    gpu, keep = plan.hardware.resource_name, keep or {}
+    gpu, keep, siblings = plan.hardware.resource_name, keep or {}, tuple(siblings)
     requests = requests or {gpu: plan.ranks_per_slot}
+    requests = {name: amount for name, amount in requests.items() if amount > 0}
     kept = Counter(keep.values())
-    usable = sorted(
-        (n for n in nodes if n.name in kept or (matches(n, scheduling.node_selector) and offered(n, requests) > 0)),
-        key=lambda node: node.name,
-    )
+    usable, empty = _usable(nodes, scheduling, requests, kept)
     capacity = [max(kept[n.name], 0 if barred(n, scheduling) else free(n, requests)) for n in usable]
     lost = sorted(set(kept) - {node.name for node in usable})
     if lost:
@@ -84,7 +83,20 @@ def place(
     where = solve(task)
     if where is None:
         return Unplaceable(tuple(_in_the_way(task, keep)))
-    return _scored(task, where, [offered(node, requests) for node in usable], topology)
+    return _scored(task, improved(task, where), empty, topology)
+
+
+def _usable(
+    nodes: Sequence[Node], scheduling: Scheduling, requests: Amounts, kept: Collection[str]
+) -> tuple[list[Node], list[int]]:
+    """Nodes that would take a slot if they were empty and healthy, by name, and how many each."""
+    found = []
+    for node in nodes:
+        slots = offered(node, requests) if matches(node, scheduling.node_selector) else 0
+        if slots > 0 or node.name in kept:
+            found.append((node.name, slots, node))
+    found.sort(key=lambda one: one[0])
+    return [node for _, _, node in found], [slots for _, slots, _ in found]
 
 
 def _chosen(levels: Levels) -> dict[Kind, str]:
@@ -104,10 +116,10 @@ def _task(
     flow: Traffic,
     topology: Topology,
     capacity: Sequence[int],
-    siblings: Iterable[str],
+    siblings: Sequence[str],
     keep: Mapping[int, str],
 ) -> Task:
-    number = {name: i for i, name in enumerate(network.names)}
+    number = {name: i for i, name in enumerate(network.names)} if keep or siblings else {}
     required, preferred = _chosen(topology.required), _chosen(topology.preferred)
     return Task(
         cost=Cost(network, flow, {kind: network.tier_of.get(level) for kind, level in preferred.items()}),
@@ -137,14 +149,16 @@ def _in_the_way(task: Task, keep: Mapping[int, str]) -> Iterator[str]:
 
 
 def _scored(task: Task, where: list[int], empty: Sequence[int], topology: Topology) -> Placement:
-    """The placement, improved where an empty cluster would give a better one, and held against that."""
+    """The placement, held against the one that the empty cluster would give."""
     cost = task.cost
-    ideal = solve(task.emptied(empty)) or where
-    if cost.total(where) > cost.plain(ideal):
-        where = improved(task, where)
     names = tuple(cost.network.names[node] for node in where)
-    least, had = cost.plain(ideal), cost.total(where)
-    if had <= least or cost.worst <= least:
+    had = cost.total(where)
+    if had <= lower_bound(cost, empty) + NEGLIGIBLE:
         return Placement(names, 1.0)
-    score = 1 - (had - least) / (cost.worst - least)
-    return Placement(names, max(0.0, score), tuple(misses(cost, _chosen(topology.preferred), where, ideal)))
+    emptied = task.emptied(empty)
+    ideal = improved(emptied, solve(emptied) or where)
+    least = cost.plain(ideal)
+    if had <= least + NEGLIGIBLE:
+        return Placement(names, 1.0)
+    score = max(0.0, 1 - (had - least) / (cost.worst - least))
+    return Placement(names, score, tuple(misses(cost, _chosen(topology.preferred), where, ideal)))

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from moe_operator.placement.bound import lower_bound
 from moe_operator.placement.cost import NEGLIGIBLE, Cost
+from moe_operator.placement.exact import MAX_SLOTS, cheapest
 from moe_operator.placement.fit import Held, Room, make_parts, make_room
 from moe_operator.placement.groups import KINDS, Kind
 from moe_operator.placement.improve import climb
@@ -46,9 +48,14 @@ def solve(task: Task) -> list[int] | None:
 
 
 def improved(task: Task, where: list[int]) -> list[int]:
-    """The placement after a climb by single changes."""
-    loose = [slot for slot in range(len(where)) if slot not in task.pinned]
-    return climb(task.cost, task.required, task.capacity, where, loose)
+    """A cheaper placement, if the given one can be bettered and one is found."""
+    cost = task.cost
+    if cost.total(where) <= lower_bound(cost, task.capacity) + NEGLIGIBLE:
+        return where
+    loose = [slot for slot in cost.traffic.order if slot not in task.pinned]
+    if len(loose) <= MAX_SLOTS:
+        where = cheapest(cost, task.required, task.capacity, where, loose)
+    return climb(cost, task.required, task.capacity, where, loose)
 
 
 def _holds(task: Task, room: Room) -> Iterator[Held]:
