@@ -14,7 +14,7 @@ from moe_operator.placement.groups import Group
 from moe_operator.placement.spare import Spare
 
 MAX_SLOTS = 8
-"""Replicas of more slots are not searched."""
+"""Where more slots may move, all their placements are too many."""
 WORK = 4_000
 """Nodes tried before the search ends; about 20 ms."""
 

@@ -12,6 +12,8 @@ from moe_operator.placement.fit import Held
 from moe_operator.placement.groups import Group
 from moe_operator.placement.spare import Spare
 
+MAX_SLOTS = 32
+"""Where more slots may move, a climb within bounded work is not worth its time."""
 WORK = 12_000
 """Group members looked at before the climb ends; about 10 ms."""
 

@@ -155,10 +155,17 @@ def _scored(task: Task, where: list[int], empty: Sequence[int], topology: Topolo
     had = cost.total(where)
     if had <= lower_bound(cost, empty) + NEGLIGIBLE:
         return Placement(names, 1.0)
-    emptied = task.emptied(empty)
-    ideal = improved(emptied, solve(emptied) or where)
+    ideal = _ideal(task, where, tuple(empty))
     least = cost.plain(ideal)
     if had <= least + NEGLIGIBLE:
         return Placement(names, 1.0)
     score = max(0.0, 1 - (had - least) / (cost.worst - least))
     return Placement(names, score, tuple(misses(cost, _chosen(topology.preferred), where, ideal)))
+
+
+def _ideal(task: Task, where: list[int], empty: tuple[int, ...]) -> list[int]:
+    """The placement that the empty cluster would give; `where` is the one found."""
+    if empty == task.capacity and not task.pinned:
+        return where
+    emptied = task.emptied(empty)
+    return improved(emptied, solve(emptied) or where)

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from moe_operator.placement import exact, improve
 from moe_operator.placement.bound import lower_bound
 from moe_operator.placement.cost import NEGLIGIBLE, Cost
-from moe_operator.placement.exact import MAX_SLOTS, cheapest
 from moe_operator.placement.fit import Held, Room, make_parts, make_room
 from moe_operator.placement.groups import KINDS, Kind
-from moe_operator.placement.improve import climb
 from moe_operator.placement.pack import Packer, Taste
 
 _ORDERS: tuple[tuple[Kind, ...], ...] = (KINDS, ("replica", "tp", "ep", "pp"), ("tp", "pp", "ep", "replica"))
@@ -53,9 +52,11 @@ def improved(task: Task, where: list[int]) -> list[int]:
     if cost.total(where) <= lower_bound(cost, task.capacity) + NEGLIGIBLE:
         return where
     loose = [slot for slot in cost.traffic.order if slot not in task.pinned]
-    if len(loose) <= MAX_SLOTS:
-        where = cheapest(cost, task.required, task.capacity, where, loose)
-    return climb(cost, task.required, task.capacity, where, loose)
+    if len(loose) <= exact.MAX_SLOTS:
+        where = exact.cheapest(cost, task.required, task.capacity, where, loose)
+    if len(loose) <= improve.MAX_SLOTS:
+        where = improve.climb(cost, task.required, task.capacity, where, loose)
+    return where
 
 
 def _holds(task: Task, room: Room) -> Iterator[Held]:
