@@ -1,0 +1,219 @@
+"""Conditions in kstatus form (https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md).
+
+Reconciling and Stalled are never both true: a deployment that a person must act upon is Stalled, whatever else goes on.
+Messages hold no times or counts of seconds, so that a condition changes only when the state does.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moe_operator.reconcile.lifecycle import Outcome
+from moe_operator.reconcile.objects import DEPLOYMENT_LABEL, controller, format_time, labels, name
+from moe_operator.reconcile.picture import Picture
+from moe_operator.status import Condition, ConditionType
+from moe_operator.verdict import reason, verdict
+
+LONGEST = 16384
+"""Characters of a message."""
+
+Status = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A reason and what to say of it."""
+
+    reason: str
+    message: str
+
+
+def conditions(picture: Picture, before: Iterable[Mapping[str, Any]]) -> tuple[Condition, ...]:
+    """All conditions; one whose status is as before keeps its time."""
+    since = {str(old.get("type")): old for old in before}
+    blocked = next(_blocks(picture), None)
+    progress = next(_progress(picture), None)
+    found: list[tuple[ConditionType, Status, Finding]] = [
+        ("Ready", *_ready(picture, blocked, progress)),
+        ("Reconciling", *_reconciling(blocked, progress)),
+        ("Stalled", *_stalled(blocked)),
+        ("ParallelismValid", *_valid(picture)),
+        ("Placed", *_placed(picture)),
+        ("Available", *_available(picture)),
+    ]
+    return tuple(_condition(picture, since.get(kind, {}), kind, status, what) for kind, status, what in found)
+
+
+def _condition(
+    picture: Picture, old: Mapping[str, Any], kind: ConditionType, status: Status, what: Finding
+) -> Condition:
+    same = old.get("status") == status and isinstance(old.get("lastTransitionTime"), str)
+    return Condition(
+        type=kind,
+        status=status,
+        reason=what.reason,
+        message=what.message if len(what.message) <= LONGEST else f"{what.message[: LONGEST - 1]}…",
+        observed_generation=picture.generation,
+        last_transition_time=old["lastTransitionTime"] if same else format_time(picture.view.now),
+    )
+
+
+def _blocks(picture: Picture) -> Iterator[Finding]:
+    """What a person must act upon, the most general first."""
+    if picture.refusal is not None:
+        yield Finding(reason(picture.refusal), verdict(picture.refusal))
+    foreign = [obj for obj in picture.taken if not _leftover(picture, obj)]
+    if foreign:
+        names = ", ".join(dict.fromkeys(f"{obj.get('kind', 'Pod')} {name(obj)}" for obj in foreign))
+        yield Finding("NameTaken", f"not this deployment's, and left alone: {names}; delete or rename it, or this")
+    for outcome in picture.wanted:
+        problem, record = outcome.problem, outcome.replica.record
+        if problem is not None and record is not None:
+            what = f"replica {outcome.replica.index}: {problem.message}"
+            yield Finding(problem.reason, what if record.failed is None else f"{what}; {_given_up(picture, outcome)}")
+    yield from _no_room_to_roll(picture)
+
+
+def _given_up(picture: Picture, outcome: Outcome) -> str:
+    record = outcome.replica.record
+    assert record is not None
+    return (
+        f"not restarted after {record.restarts} restarts; change the spec, raise failure.maxRestarts or delete "
+        f"ConfigMap {name(picture.view.deployment)}-{outcome.replica.index} to try again"
+    )
+
+
+def _no_room_to_roll(picture: Picture) -> Iterator[Finding]:
+    """A rollout that may take nothing down and finds no room beside what runs."""
+    surge = _surge_without_room(picture)
+    if surge is not None and picture.current is not None and picture.current.spec.rollout.max_unavailable == 0:
+        remedy = "set rollout.maxUnavailable to at least 1, or add nodes"
+        yield Finding("NoRoomForSurge", f"the rollout waits for room beside the running replicas: {surge}; {remedy}")
+
+
+def _surge_without_room(picture: Picture) -> str | None:
+    beyond = (o for o in picture.outcomes if o not in picture.wanted and o.unplaceable is not None)
+    return next((str(outcome.unplaceable) for outcome in beyond), None)
+
+
+def _progress(picture: Picture) -> Iterator[Finding]:
+    """What is under way, the most telling first."""
+    if picture.paused and (picture.unfinished or picture.outdated):
+        yield Finding("Paused", "paused by an annotation with work left to do; remove it to go on")
+    if picture.taken:
+        yield Finding("WaitingForCleanup", "objects of an earlier deployment of this name are still being deleted")
+    homeless = _unplaced(picture)
+    if homeless:
+        yield Finding("Unplaceable", homeless)
+    if picture.outdated:
+        yield Finding("RollingOut", _rolling(picture))
+    for outcome in picture.wanted:
+        record = outcome.replica.record
+        if record is not None and record.last_failure is not None and not outcome.serving:
+            yield Finding("Restarting", f"replica {outcome.replica.index}: {record.last_failure}")
+    if any(o.leaving for o in picture.outcomes) or len(picture.outcomes) > len(picture.wanted):
+        yield Finding("ScalingDown", f"down to {_replicas(picture.desired)}")
+    if picture.serving < picture.desired:
+        yield Finding("Starting", f"{picture.serving} of {_replicas(picture.desired)} answer; the others start")
+
+
+def _rolling(picture: Picture) -> str:
+    done = picture.desired - picture.outdated
+    text = f"{done} of {_replicas(picture.desired)} run today's plan"
+    surge = _surge_without_room(picture)
+    if surge is not None:
+        return f"{text}; no room for more than {picture.desired} at once, so maxUnavailable alone counts: {surge}"
+    stuck = [o for o in picture.wanted if o.unplaceable is not None and o.replica.record is not None]
+    if stuck:
+        return f"{text}; replica {stuck[0].replica.index} stays as it is: {stuck[0].unplaceable}"
+    return text
+
+
+def _ready(picture: Picture, blocked: Finding | None, progress: Finding | None) -> tuple[Status, Finding]:
+    found = blocked or progress
+    if found is not None:
+        return "False", found
+    if picture.desired == 0:
+        return "True", Finding("ScaledToZero", "no replica is asked for")
+    return "True", Finding("Serving", f"{_replicas(picture.desired)} answer")
+
+
+def _reconciling(blocked: Finding | None, progress: Finding | None) -> tuple[Status, Finding]:
+    if blocked is not None:
+        return "False", Finding("Stalled", "a person must act; see Stalled")
+    if progress is not None:
+        return "True", progress
+    return "False", Finding("Settled", "all is as wanted")
+
+
+def _stalled(blocked: Finding | None) -> tuple[Status, Finding]:
+    if blocked is not None:
+        return "True", blocked
+    return "False", Finding("NotStalled", "nothing waits for a person")
+
+
+def _valid(picture: Picture) -> tuple[Status, Finding]:
+    if picture.refusal is not None:
+        unknown = reason(picture.refusal) == "ConfigMissing"
+        found = Finding(reason(picture.refusal), verdict(picture.refusal))
+        return ("Unknown" if unknown else "False"), found
+    assert picture.current is not None
+    plan = picture.current.plan
+    degrees, warnings = plan.degrees, "".join(f"\nwarning: {warning}" for warning in plan.warnings)
+    shape = f"ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp}: {degrees.world} GPUs in {plan.slots} pods a replica"
+    return "True", Finding("PlanHolds", shape + warnings)
+
+
+def _placed(picture: Picture) -> tuple[Status, Finding]:
+    homeless = _unplaced(picture)
+    if homeless:
+        return "False", Finding("Unplaceable", homeless)
+    if picture.desired == 0:
+        return "True", Finding("NothingToPlace", "no replica is asked for")
+    homes = sum(o.replica.record is not None and bool(o.replica.record.nodes) for o in picture.wanted)
+    if homes == picture.desired:
+        return "True", Finding("NodesFound", f"{_replicas(picture.desired)} have their nodes")
+    return "Unknown", Finding("Pending", f"{homes} of {_replicas(picture.desired)} have their nodes")
+
+
+def _unplaced(picture: Picture) -> str:
+    """Replicas without nodes, those with the same reasons together."""
+    without: defaultdict[str, list[int]] = defaultdict(list)
+    for outcome in picture.wanted:
+        record = outcome.replica.record
+        if outcome.unplaceable is not None and (record is None or not record.nodes):
+            without[str(outcome.unplaceable)].append(outcome.replica.index)
+    return "\n".join(
+        f"replica{'s' if len(indices) > 1 else ''} {_ranges(indices)}: {why}" for why, indices in without.items()
+    )
+
+
+def _available(picture: Picture) -> tuple[Status, Finding]:
+    if picture.serving:
+        return "True", Finding("EndpointAnswers", f"{picture.serving} of {_replicas(picture.desired)} answer")
+    if picture.desired == 0:
+        return "False", Finding("ScaledToZero", "no replica is asked for")
+    said = (o.replica.endpoint.said for o in picture.wanted if o.replica.endpoint is not None and o.replica.whole)
+    why = next((text for text in said if text), "")
+    return "False", Finding("EndpointSilent", "no replica answers" + (f": {why}" if why else ""))
+
+
+def _leftover(picture: Picture, obj: Mapping[str, Any]) -> bool:
+    """Whether an object belongs to an earlier deployment of the same name, and so is about to be deleted."""
+    return controller(obj) is not None and labels(obj).get(DEPLOYMENT_LABEL) == name(picture.view.deployment)
+
+
+def _replicas(count: int) -> str:
+    return f"{count} replica" if count == 1 else f"{count} replicas"
+
+
+def _ranges(indices: list[int]) -> str:
+    """Indices for people: '0, 2-5'."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

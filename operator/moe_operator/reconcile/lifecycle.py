@@ -1,0 +1,276 @@
+"""The life of one replica: what to do next, given what its record says and what its pods have come to.
+
+A replica without a record is placed, gets its record, then its pods. A failure writes a record of the next attempt,
+deletes the pods, waits for the backoff and until the old pods are gone, and makes the new ones; a node that cannot
+take its slot any more is replaced just before that. A replica that cannot be placed holds nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from moe_operator.placement import Placement, Unplaceable
+from moe_operator.reconcile import causes, children, objects
+from moe_operator.reconcile.causes import Failure
+from moe_operator.reconcile.children import Observed
+from moe_operator.reconcile.model import Object, View, Write
+from moe_operator.reconcile.objects import finished, identity, node_of, terminating
+from moe_operator.reconcile.placing import Ground
+from moe_operator.reconcile.record import Record
+from moe_operator.reconcile.replicas import Replica, restored, with_record
+from moe_operator.reconcile.revisions import Revision
+from moe_plan.spec import Spec
+
+LONGEST_BACKOFF = timedelta(seconds=300)
+"""Cap of the doubled backoff, as the kubelet's for crashing containers."""
+SERVED_LONG = timedelta(seconds=600)
+"""A replica that has served this long starts again from no restarts."""
+PLACE_AGAIN_S = 30.0
+"""A replica without nodes looks again after this time even if no node has changed."""
+
+Stages = tuple[tuple[Write, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is done of a replica now, and what there is to say of it."""
+
+    replica: Replica
+    """As observed, under the record as decided."""
+    stages: Stages = ()
+    wake_after_s: tuple[float, ...] = ()
+    unplaceable: Unplaceable | None = None
+    problem: Failure | None = None
+    """What keeps it from starting until a person acts."""
+    taken: tuple[Object, ...] = ()
+    """Foreign objects that bear the names of its children."""
+    leaving: bool = False
+    """Whether it is being removed."""
+    restarting: bool = False
+    """Whether its pods are being given up."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether its endpoint answers, and will after what is decided."""
+        return self.replica.serving and not self.leaving and not self.restarting
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all replicas of one decision share."""
+
+    view: View
+    observed: Observed
+    revisions: Mapping[str, Revision]
+    """By hash: today's, and those whose plan is held."""
+    replicas: Mapping[int, Replica]
+    ground: Ground
+    spec: Spec | None
+    """Today's spec; None while it is not valid."""
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Object]:
+        """Node objects by name."""
+        return {objects.name(node): node for node in self.view.nodes}
+
+    def revised(self, replica: Replica, record: Record) -> Replica:
+        """The replica under a new record: its pods are those of an earlier attempt now."""
+        return replace(
+            replica, record=record, revision=self.revisions.get(record.plan), pods={}, stale=replica.every_pod
+        )
+
+    def clear(self, pods: Iterable[Object]) -> tuple[Write, ...]:
+        """Deletions of pods, forced where the node cannot confirm them."""
+        return tuple(write for pod in pods if (write := self._clear(pod)))
+
+    def _clear(self, pod: Object) -> Write | None:
+        node = node_of(pod)
+        if node is not None and causes.node_lost(node, self.nodes, self.view.now):
+            forced = terminating(pod) and pod["metadata"].get("deletionGracePeriodSeconds") == 0
+            return None if forced else children.forced_deletion(pod)
+        return None if terminating(pod) else children.deletion(pod)
+
+
+def begin(scene: Scene, replica: Replica, revision: Revision, *, surge: bool = False) -> Outcome:
+    """A replica that has no record: restore it from its pods, or place it and make them once no old ones are left."""
+    base = objects.name(scene.view.deployment)
+    found = restored(base, replica, scene.revisions)
+    if found is not None:
+        return _hold(scene, with_record(base, replica, found, scene.revisions), found)
+    if replica.stale:
+        return Outcome(replica, (scene.clear(replica.stale),))
+    placement = scene.ground.place(replica.index, revision)
+    if isinstance(placement, Unplaceable):
+        return Outcome(replica, wake_after_s=(PLACE_AGAIN_S,), unplaceable=placement)
+    return _launch(scene, replica, revision, _placed(Record(revision.hash, 1, (), surge=surge), placement))
+
+
+def replace_with(scene: Scene, replica: Replica, revision: Revision) -> Outcome:
+    """A replica that shall run another revision: stays as it is until there is room for that."""
+    assert replica.record is not None
+    stay = replica.record.nodes if _same_shape(replica.revision, revision) else ()
+    placement = scene.ground.place(replica.index, revision, stay)
+    if isinstance(placement, Unplaceable):
+        return replace(advance(scene, replica), unplaceable=placement)
+    record = Record(revision.hash, replica.record.attempt + 1, (), surge=replica.record.surge)
+    outcome = _launch(scene, replica, revision, _placed(record, placement))
+    return outcome if outcome.taken else replace(outcome, restarting=bool(replica.every_pod))
+
+
+def remove(scene: Scene, replica: Replica) -> Outcome:
+    """A replica that is not wanted any more."""
+    scene.ground.take(replace(replica, record=None))
+    others = (children.deletion(obj) for obj in replica.others if not terminating(obj))
+    return Outcome(replica, ((*scene.clear(replica.every_pod), *others),), leaving=True)
+
+
+def advance(scene: Scene, replica: Replica) -> Outcome:
+    """A replica that keeps its revision: the next step towards serving, and what has gone wrong on the way."""
+    record = replica.record
+    assert record is not None
+    if replica.revision is None:
+        return Outcome(replica)
+    if record.failed is not None:
+        return _failed(scene, replica, record)
+    failure = _failure(scene, replica, record)
+    if failure is not None:
+        return _restart(scene, replica, record, failure)
+    if replica.stale:
+        return _join(_hold(scene, replica, record), Outcome(replica, (scene.clear(replica.stale),), restarting=True))
+    if not replica.whole:
+        return _complete(scene, replica, replica.revision, record)
+    return _watch(scene, replica, record)
+
+
+def _failure(scene: Scene, replica: Replica, record: Record) -> Failure | None:
+    found = causes.failure(replica.pods, scene.nodes, record.nodes, scene.view.now)
+    if found is None and replica.served and not replica.whole:
+        gone = next(slot for slot in range(len(record.nodes)) if slot not in replica.pods)
+        return Failure("PodDeleted", f"slot {gone}: its pod was deleted")
+    return found
+
+
+def _restart(scene: Scene, replica: Replica, record: Record, failure: Failure) -> Outcome:
+    """The next attempt, or the end of attempts."""
+    assert replica.revision is not None
+    settings = (scene.spec or replica.revision.spec).failure
+    now, since = scene.view.now, record.ready_since
+    restarts = 0 if since is not None and now - since >= SERVED_LONG else record.restarts
+    if restarts >= settings.max_restarts:
+        ended = replace(record, restarts=restarts, failed=failure.reason, last_failure=failure.message)
+        return _failed(scene, replace(replica, record=ended), ended)
+    delay = min(timedelta(seconds=settings.backoff) * 2 ** min(restarts, 20), LONGEST_BACKOFF)
+    following = replace(
+        record,
+        attempt=record.attempt + 1,
+        restarts=restarts + 1,
+        last_failure=failure.message,
+        not_before=_whole_second(now + delay),
+        ready_since=None,
+        failed=None,
+    )
+    revised = scene.revised(replica, following)
+    held = _hold(scene, revised, following)
+    return replace(_then(held, scene.clear(revised.stale)), restarting=True, wake_after_s=(delay.total_seconds(),))
+
+
+def _failed(scene: Scene, replica: Replica, record: Record) -> Outcome:
+    """No more attempts: live pods give their GPUs back, those that ended keep their logs."""
+    assert replica.revision is not None
+    assert record.failed is not None
+    problem = Failure(record.failed, record.last_failure or "it failed")
+    if record.restarts < (scene.spec or replica.revision.spec).failure.max_restarts:
+        return _restart(scene, replica, record, problem)
+    live = scene.clear(pod for pod in replica.every_pod if not finished(pod))
+    return replace(_then(_hold(scene, replica, record), live), problem=problem)
+
+
+def _complete(scene: Scene, replica: Replica, revision: Revision, record: Record) -> Outcome:
+    """Make the pods that are missing, on nodes that can take them."""
+    wait = 0.0 if record.not_before is None else (record.not_before - scene.view.now).total_seconds()
+    if wait > 0:
+        return replace(_hold(scene, replica, record), wake_after_s=(wait,), restarting=True)
+    if replica.pods or (record.nodes and scene.ground.holds(replica.index, revision, record.nodes)):
+        return _launch(scene, replica, revision, record)
+    placement = scene.ground.place(replica.index, revision, record.nodes)
+    if isinstance(placement, Unplaceable):
+        waiting = replace(record, nodes=(), score=None, misses=())
+        scene.ground.take(replace(replica, record=waiting))
+        held = _hold(scene, replace(replica, record=waiting), waiting)
+        return replace(held, unplaceable=placement, wake_after_s=(PLACE_AGAIN_S,))
+    return _launch(scene, replica, revision, _placed(record, placement))
+
+
+def _watch(scene: Scene, replica: Replica, record: Record) -> Outcome:
+    """A whole group: note when it first serves, and look again when a grace period ends."""
+    if replica.serving and record.ready_since is None:
+        record = replace(record, ready_since=_whole_second(scene.view.now))
+    looks = causes.looks_again(replica.pods, scene.nodes, record.nodes, scene.view.now)
+    problem = None if replica.serving else causes.waiting(replica.pods)
+    held = _hold(scene, replace(replica, record=record), record)
+    return replace(held, wake_after_s=tuple(after for after in looks if after > 0), problem=problem)
+
+
+def _hold(scene: Scene, replica: Replica, record: Record) -> Outcome:
+    """Bring the record and the children beside the pods to what they should be."""
+    if replica.revision is None:
+        return Outcome(replica)
+    wanted = _beside_pods(scene, replica.index, replica.revision, record)
+    taken = tuple(scene.observed.taken(wanted))
+    return Outcome(replica, (scene.observed.missing(wanted),), taken=taken)
+
+
+def _launch(scene: Scene, replica: Replica, revision: Revision, record: Record) -> Outcome:
+    """Record and children, then the pods that are missing; old pods must be gone first."""
+    wanted = _beside_pods(scene, replica.index, revision, record)
+    pods = children.pods(
+        scene.view.deployment, revision, replica.index, record.attempt, record.nodes, scene.view.served
+    )
+    taken = tuple(scene.observed.taken([*wanted, *pods]))
+    if taken:
+        return Outcome(replica, taken=taken, wake_after_s=(PLACE_AGAIN_S,))
+    same = replica.record is not None and _same_group(replica.record, record)
+    revised = replace(replica if same else scene.revised(replica, record), record=record, revision=revision)
+    scene.ground.take(revised)
+    present = {identity(pod) for pod in revised.pods.values()}
+    missing = tuple(Write("apply", pod) for pod in pods if identity(pod) not in present)
+    second = scene.clear(revised.stale) if revised.stale else missing
+    return Outcome(revised, (scene.observed.missing(wanted), second))
+
+
+def _beside_pods(scene: Scene, index: int, revision: Revision, record: Record) -> tuple[Object, ...]:
+    deployment = scene.view.deployment
+    beside = children.replica_children(deployment, revision, index, scene.view.served)
+    return (*beside, children.record_holder(deployment, revision, index, record))
+
+
+def _placed(record: Record, placement: Placement) -> Record:
+    return replace(record, nodes=placement.nodes, score=round(placement.score, 4), misses=tuple(placement.misses))
+
+
+def _same_group(before: Record, after: Record) -> bool:
+    return (before.plan, before.attempt) == (after.plan, after.attempt)
+
+
+def _same_shape(before: Revision | None, after: Revision) -> bool:
+    """Whether slots mean the same to the network, so that a replica may stay where its weights are cached."""
+    return before is not None and (
+        before.plan.degrees,
+        before.plan.rank_order,
+        before.plan.slots,
+        before.spec.topology,
+    ) == (after.plan.degrees, after.plan.rank_order, after.plan.slots, after.spec.topology)
+
+
+def _then(outcome: Outcome, writes: tuple[Write, ...]) -> Outcome:
+    return replace(outcome, stages=(*outcome.stages, writes))
+
+
+def _join(first: Outcome, second: Outcome) -> Outcome:
+    return replace(second, stages=(*first.stages, *second.stages), taken=first.taken)
+
+
+def _whole_second(time: datetime) -> datetime:
+    """The next whole second: what a record can hold."""
+    return time if time.microsecond == 0 else time.replace(microsecond=0) + timedelta(seconds=1)

@@ -1,0 +1,92 @@
+"""Revisions: a plan together with the spec it was made of, today's and those that replicas still run."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from moe_operator.reconcile.model import Object
+from moe_plan.errors import ManifestError
+from moe_plan.manifest import parse_deployment
+from moe_plan.plan import Plan
+from moe_plan.planner import make_plan
+from moe_plan.spec import Spec
+
+PLAN_KEY = "plan.json"
+SPEC_KEY = "spec.json"
+REMEMBERED = 1024
+"""Proofs and parsed plans kept in memory: of as many deployments as one operator is meant for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Revision:
+    """What the pods of a replica are made from."""
+
+    plan: Plan
+    spec: Spec
+    written: Mapping[str, Any]
+    """The spec as it was written."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of all that decides pods."""
+        return self.plan.hash
+
+    def deployment(self, today: Object) -> dict[str, Any]:
+        """The deployment with the spec of this revision, for rendering."""
+        return {**today, "spec": self.written}
+
+    def data(self) -> dict[str, str]:
+        """Data of the plan's ConfigMap."""
+        return {PLAN_KEY: _json(self.plan.model_dump(mode="json")), SPEC_KEY: _json(self.written)}
+
+
+def prove(deployment: Object, config: Mapping[str, Any] | None) -> Revision:
+    """The revision of the spec as it is now; the answer is remembered. Raises ManifestError when there is no plan."""
+    metadata = {key: deployment["metadata"][key] for key in ("name", "namespace") if key in deployment["metadata"]}
+    document = {key: value for key, value in deployment.items() if key != "status"} | {"metadata": metadata}
+    proved = _prove(_json(document), None if config is None else _json(config))
+    if isinstance(proved, ManifestError):
+        raise ManifestError(proved.violations, proved.nearest)
+    return proved
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _prove(document: str, config: str | None) -> Revision | ManifestError:
+    data = json.loads(document)
+    try:
+        deployment = parse_deployment(data)
+        plan = make_plan(deployment, None if config is None else json.loads(config))
+    except ManifestError as error:
+        return ManifestError(error.violations, error.nearest)  # without the traceback, which would hold all its frames
+    return Revision(plan, deployment.spec, data["spec"])
+
+
+def held_revisions(deployment: Object, children: Iterable[Object]) -> dict[str, Revision]:
+    """Revisions of the plan ConfigMaps, by hash. One that cannot be read any more is left out."""
+    found = {}
+    for child in children:
+        data = child.get("data") or {}
+        if child.get("kind") == "ConfigMap" and PLAN_KEY in data:
+            written = data.get(SPEC_KEY) or _json(deployment.get("spec"))
+            revision = _read(deployment["metadata"]["name"], data[PLAN_KEY], written)
+            if revision is not None:
+                found[revision.hash] = revision
+    return found
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _read(name: str, plan: str, written: str) -> Revision | None:
+    try:
+        spec = json.loads(written)
+        manifest = {"apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": {"name": name}}
+        return Revision(Plan.model_validate_json(plan), parse_deployment({**manifest, "spec": spec}).spec, spec)
+    except (ValidationError, ManifestError, ValueError):
+        return None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
