@@ -11,8 +11,9 @@ from moe_operator.manifests import render
 from moe_operator.reconcile import objects
 from moe_operator.reconcile.model import Object, View, Write
 from moe_operator.reconcile.objects import RENDERED, Identity, annotations, identity, namespace, owned, terminating
-from moe_operator.reconcile.record import KEY, Record
-from moe_operator.reconcile.revisions import PLAN_KEY, REMEMBERED, SPEC_KEY, Revision
+from moe_operator.reconcile.record import Record
+from moe_operator.reconcile.revisions import PLAN_KEY, REMEMBERED, Revision
+from moe_plan.spec import API_VERSION, KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,13 @@ def observe_objects(view: View) -> Observed:
 
 def deployment_children(deployment: Object, revision: Revision, held: Mapping[str, Object]) -> tuple[Object, ...]:
     """ServiceAccount, Service and plan. A plan that is held already keeps its data, since it is immutable."""
-    data = revision.data()
-    wanted = render.deployment_children(revision.deployment(deployment), revision.plan, data[PLAN_KEY])
-    return tuple(_stamped(_with_data(obj, data, held) if _is_plan(obj) else obj) for obj in wanted)
+    wanted = _deployment_children(_metadata(deployment), revision)
+    return tuple({**obj, "data": held[objects.name(obj)]["data"]} if _is_held(obj, held) else obj for obj in wanted)
 
 
 def replica_children(deployment: Object, revision: Revision, index: int, served: frozenset[str]) -> tuple[Object, ...]:
     """What a replica has beside its record and pods."""
-    metadata = {key: deployment["metadata"].get(key) for key in ("name", "namespace", "uid")}
-    return _replica_children(json.dumps(metadata), revision, index, served)
+    return _replica_children(_metadata(deployment), revision, index, served)
 
 
 def record_holder(deployment: Object, revision: Revision, index: int, record: Record) -> Object:
@@ -95,26 +94,31 @@ def plans_held(mine: Iterable[Object]) -> dict[str, Object]:
     }
 
 
-def is_record(obj: Object) -> bool:
-    """Whether a child is the record of a replica."""
-    return obj.get("kind") == "ConfigMap" and KEY in (obj.get("data") or {})
+@lru_cache(maxsize=REMEMBERED)
+def _deployment_children(metadata: str, revision: Revision) -> tuple[Object, ...]:
+    plan = json.dumps(revision.plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return tuple(_stamped(obj) for obj in render.deployment_children(_given(metadata, revision), revision.plan, plan))
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _replica_children(metadata: str, revision: Revision, index: int, served: frozenset[str]) -> tuple[Object, ...]:
-    deployment = revision.deployment(
-        {"apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": json.loads(metadata)}
+    return tuple(
+        _stamped(obj)
+        for obj in render.replica_children(_given(metadata, revision), revision.plan, index, served=served)
     )
-    return tuple(_stamped(obj) for obj in render.replica_children(deployment, revision.plan, index, served=served))
 
 
-def _is_plan(obj: Object) -> bool:
-    return obj["kind"] == "ConfigMap" and PLAN_KEY in (obj.get("data") or {})
+def _metadata(deployment: Object) -> str:
+    """What children take of the deployment's metadata."""
+    return json.dumps({key: deployment["metadata"].get(key) for key in ("name", "namespace", "uid")})
 
 
-def _with_data(obj: Object, data: Mapping[str, str], held: Mapping[str, Object]) -> Object:
-    kept = (held.get(objects.name(obj)) or {}).get("data") or data
-    return {**obj, "data": {key: kept[key] for key in (PLAN_KEY, SPEC_KEY) if key in kept}}
+def _given(metadata: str, revision: Revision) -> Object:
+    return revision.deployment({"apiVersion": API_VERSION, "kind": KIND, "metadata": json.loads(metadata)})
+
+
+def _is_held(obj: Object, held: Mapping[str, Object]) -> bool:
+    return obj["kind"] == "ConfigMap" and objects.name(obj) in held
 
 
 def _reference(obj: Object) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _progress(picture: Picture) -> Iterator[Finding]:
 
 def _rolling(picture: Picture) -> str:
     done = picture.desired - picture.outdated
-    text = f"{done} of {_replicas(picture.desired)} run today's plan"
+    text = f"{done} of {_replicas(picture.desired)} are on today's plan"
     surge = _surge_without_room(picture)
     if surge is not None:
         return f"{text}; no room for more than {picture.desired} at once, so maxUnavailable alone counts: {surge}"

@@ -65,7 +65,7 @@ def _proof(view: View) -> tuple[ManifestError | None, Revision | None]:
     if isinstance(source, Mapping) and view.config is None:
         return ManifestError((_config_missing(source),)), None
     try:
-        return None, prove(view.deployment, view.config)
+        return None, prove(view.deployment, view.config, view.served)
     except ManifestError as error:
         return error, None
 
