@@ -1,0 +1,201 @@
+"""Children of a deployment and of its replicas, as plain objects. Pure: the same input gives the same objects.
+
+A deployment is passed as the API server holds it; its spec is the one that the plan was made of.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from moe_operator.manifests.gang import Gang, chosen_gang, group_name, pod_extras
+from moe_operator.manifests.merge import merge
+from moe_operator.manifests.naming import child_name
+from moe_operator.manifests.templating import render, render_again
+from moe_operator.manifests.weights import MOUNT, weights
+from moe_plan.plan import Plan
+from moe_plan.spec import Spec
+
+Child = dict[str, Any]
+
+CONTAINER = "runtime"
+"""Name of the container that computes."""
+GIB = 2**30
+_CONTRACT = tomllib.loads(Path(__file__).with_name("contract.toml").read_text())
+IMAGES: Mapping[str, str] = _CONTRACT["images"]
+"""Image by engine."""
+
+
+def deployment_children(deployment: Mapping[str, Any], plan: Plan, plan_json: str) -> tuple[Child, ...]:
+    """What all replicas share: ServiceAccount, Service, NetworkPolicy of the frontends, ConfigMap of the plan.
+
+    The ConfigMap holds, beside the plan, the spec that it was made of: a replica that keeps an old plan is rendered
+    from both.
+    """
+    context = {
+        "owner": _owner(deployment),
+        "port": plan.port,
+        "plan_name": plan_name(deployment, plan),
+        "plan_json": plan_json,
+        "spec_json": _canonical(deployment["spec"]),
+    }
+    return tuple(render("deployment.yaml.j2", context))
+
+
+def replica_children(
+    deployment: Mapping[str, Any], plan: Plan, index: int, served: Collection[str] = frozenset()
+) -> tuple[Child, ...]:
+    """What one replica has beside its pods: headless Service, PodDisruptionBudget, NetworkPolicy, any PodGroup.
+
+    `served` has the API groups and group/versions of the cluster.
+    """
+    spec, owner = _spec(_canonical(deployment["spec"])), _owner(deployment)
+    gang = chosen_gang(spec.scheduling, served)
+    context = {
+        "owner": owner,
+        "replica": {"index": index, "name": child_name(owner["name"], index)},
+        "slots": plan.slots,
+        "world": plan.degrees.world,
+        "resource_name": plan.hardware.resource_name,
+        "master_port": _master_port(plan),
+        "gang": gang,
+        "group": group_name(gang, plan, owner["name"], index),
+        "scheduling": spec.scheduling,
+    }
+    return tuple(render_again("replica.yaml.j2", context))
+
+
+def record(deployment: Mapping[str, Any], _plan: Plan, index: int, data: Mapping[str, Any]) -> Child:
+    """ConfigMap of what was decided of a replica."""
+    owner = _owner(deployment)
+    replica = {"index": index, "name": child_name(owner["name"], index)}
+    (child,) = render_again("record.yaml.j2", {"owner": owner, "replica": replica, "record_json": _canonical(data)})
+    return child
+
+
+def pods(
+    deployment: Mapping[str, Any],
+    plan: Plan,
+    index: int,
+    attempt: int,
+    nodes: Sequence[str],
+    served: Collection[str] = frozenset(),
+) -> tuple[Child, ...]:
+    """The pods of a replica's attempt, by slot, each bound to its node.
+
+    Raises MergeError for a podTemplate that `violations` has not accepted.
+    """
+    assert len(nodes) == plan.slots, "a replica has a node for each slot"
+    spec = _spec(_canonical(deployment["spec"]))
+    shared = _shared(deployment, plan, spec, index, attempt, chosen_gang(spec.scheduling, served))
+    template = spec.runtime.pod_template
+    return tuple(merge(_pod(shared, plan, slot, node), template) for slot, node in enumerate(nodes))
+
+
+def rendered_slots(deployment: Mapping[str, Any], plan: Plan) -> tuple[Child, ...]:
+    """A frontend and, where there are several slots, a worker, before the manifest's podTemplate is laid over them."""
+    spec = _spec(_canonical(deployment["spec"]))
+    shared = _shared(deployment, plan, spec, 0, 1, "none")
+    return tuple(_pod(shared, plan, slot, "node") for slot in range(min(2, plan.slots)))
+
+
+def _pod(shared: Mapping[str, Any], plan: Plan, slot: int, node: str) -> Child:
+    context = {
+        **shared,
+        "slot": {
+            "index": slot,
+            "name": child_name(shared["owner"]["name"], shared["replica"]["index"], slot),
+            "role": "worker" if slot else "frontend",
+            "first_rank": slot * plan.ranks_per_slot,
+            "node": node,
+        },
+    }
+    (pod,) = render("pod.yaml.j2", context)
+    return pod
+
+
+def plan_name(deployment: Mapping[str, Any], plan: Plan) -> str:
+    """Name of the plan's ConfigMap."""
+    return child_name(deployment["metadata"]["name"], "plan", plan.hash[:8])
+
+
+def _shared(
+    deployment: Mapping[str, Any], plan: Plan, spec: Spec, index: int, attempt: int, gang: Gang
+) -> dict[str, Any]:
+    """What the pods of an attempt have in common."""
+    owner, runtime, scheduling = _owner(deployment), spec.runtime, spec.scheduling
+    replica = child_name(owner["name"], index)
+    group = group_name(gang, plan, owner["name"], index, attempt)
+    gpus = {plan.hardware.resource_name: str(plan.ranks_per_slot)}
+    model = weights(plan.model.source, plan.model.revision)
+    return {
+        "owner": owner,
+        "replica": {
+            "index": index,
+            "name": replica,
+            "leader": f"{child_name(owner['name'], index, 0)}.{replica}.{owner['namespace']}",
+        },
+        "attempt": attempt,
+        "plan_hash": plan.hash[:8],
+        "plan_name": plan_name(deployment, plan),
+        "slots": plan.slots,
+        "world": plan.degrees.world,
+        "ranks_per_slot": plan.ranks_per_slot,
+        "port": plan.port,
+        "master_port": _master_port(plan),
+        "agent_port": _agent_port(plan),
+        "gang": pod_extras(gang, scheduling, plan, group),
+        "scheduling": scheduling,
+        "tolerations": [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in scheduling.tolerations],
+        "image": runtime.image or IMAGES[plan.engine],
+        "args": runtime.args,
+        "env": list({variable.name: variable for variable in runtime.env}.values()),
+        "api_key": spec.serving.api_key_secret_ref,
+        "requests": {**_amounts(runtime.resources.requests), **gpus},
+        "limits": {**_amounts(runtime.resources.limits), **gpus},
+        "shared_memory": _shared_memory(plan),
+        "weights": model,
+        "mount": MOUNT,
+        # The kubelet expands $(NAME) in arguments.
+        "checkpoint": model.checkpoint.replace("$(", "$$(") if model else None,
+    }
+
+
+def _owner(deployment: Mapping[str, Any]) -> dict[str, str]:
+    metadata = deployment["metadata"]
+    return {"name": metadata["name"], "namespace": metadata.get("namespace") or "default", "uid": metadata["uid"]}
+
+
+@lru_cache(maxsize=1024)
+def _spec(text: str) -> Spec:
+    return Spec.model_validate_json(text)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _amounts(amounts: Mapping[str, str | int]) -> dict[str, str]:
+    return {name: str(amount) for name, amount in amounts.items()}
+
+
+def _shared_memory(plan: Plan) -> str:
+    """Size of /dev/shm, in whole GiB."""
+    buffers = plan.ranks_per_slot * max(stage.communication for stage in plan.memory)
+    return f"{math.ceil((_CONTRACT['shared_memory_bytes'] + buffers) / GIB)}Gi"
+
+
+def _master_port(plan: Plan) -> int:
+    return _other_than(_CONTRACT["master_port"], plan)
+
+
+def _agent_port(plan: Plan) -> int:
+    return _other_than(_CONTRACT["agent_port"], plan)
+
+
+def _other_than(port: int, plan: Plan) -> int:
+    """The port, or the next where the endpoint has it."""
+    return port + (port == plan.port)
