@@ -16,6 +16,23 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 Moe = Callable[..., subprocess.CompletedProcess[str]]
+Golden = Callable[[Path, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="write golden files anew instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares a text with a golden file, or writes it there with --rewrite-golden."""
+
+    def check(file: Path, text: str) -> None:
+        if request.config.getoption("--rewrite-golden"):
+            file.write_text(text)
+        assert file.read_text() == text, f"{file.name} differs; if that is meant, run pytest --rewrite-golden"
+
+    return check
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ def weights(source: str, revision: str) -> Weights | None:
     where = [part for part in rest.split("/") if part]
     if ".." in where:
         raise ValueError("must not climb with ..")
+    if scheme == "pvc" and not where:
+        raise ValueError("must name a PersistentVolumeClaim: pvc://CLAIM/PATH")
     if scheme == "pvc":
         return _claimed(*where)
     if scheme == "file":
