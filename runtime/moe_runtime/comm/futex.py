@@ -2,7 +2,8 @@
 
 No compiler is needed and nothing but the kernel is trusted with atomicity: FUTEX_WAKE_OP adds to a word and wakes
 its sleepers in one system call, with full ordering (futex(2)). A word is aligned to a cache line, so reading it is
-one machine load; what its writer stored before adding to it is then there to be read.
+one machine load; what its writer stored before adding to it is then there to be read. A word that its only writer
+sets with a plain store is for others to read after some later word was reached.
 """
 
 import ctypes
@@ -62,7 +63,7 @@ _LOADS_MAY_PASS: Final = _machine != "x86_64"
 class Word:
     """A 32-bit counter in shared memory."""
 
-    __slots__ = ("_address", "_idle", "_view")
+    __slots__ = ("_address", "_deadline", "_deadline_address", "_idle", "_view")
 
     def __init__(self, memory: mmap, offset: int) -> None:
         assert offset % LINE == 0
@@ -72,6 +73,8 @@ class Word:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory, offset))
         # The second word of the line is one that nobody sleeps on: FUTEX_WAKE_OP always wakes somebody somewhere.
         self._idle = self._address + 4
+        self._deadline = Timespec()
+        self._deadline_address = ctypes.addressof(self._deadline)
 
     def read(self) -> int:
         """The count now."""
@@ -103,7 +106,7 @@ class Word:
         if (self._view[0] - target) & _BEHIND:
             return False
         if _LOADS_MAY_PASS:
-            self.wake(1)  # a full fence in the kernel, before what the count guards is read
+            self._fence()
         return True
 
     def wait(self, target: int, what: str, timeout_s: float, bits: int = ALL_BITS) -> None:
@@ -119,7 +122,7 @@ class Word:
                     missing = (target - seen) & _WORD
                     raise CommunicationTimeout(f"waited {timeout_s:.0f} s for {what}; {missing} arrivals were missing")
         if _LOADS_MAY_PASS:
-            self.wake(1)
+            self._fence()
 
     def wait_change(self, seen: int, timeout_s: float) -> bool:
         """Sleep until the count is no longer `seen`; False when `timeout_s` have gone by."""
@@ -128,18 +131,22 @@ class Word:
             if not self._sleep(seen, give_up, ALL_BITS):
                 return False
         if _LOADS_MAY_PASS:
-            self.wake(1)
+            self._fence()
         return True
 
     def _sleep(self, seen: int, give_up: float, bits: int) -> bool:
         """Sleep until woken or the count is not `seen`; False when it is past `give_up`."""
-        deadline = Timespec(int(give_up), int(give_up % 1 * 1e9))
-        if _futex(_SYSCALL, self._address, _WAIT_BITSET, seen, ctypes.addressof(deadline), 0, bits) == 0:
+        self._deadline.seconds = int(give_up)  # to the second is near enough, and cheap
+        if _futex(_SYSCALL, self._address, _WAIT_BITSET, seen, self._deadline_address, 0, bits) == 0:
             return True
         code = ctypes.get_errno()
         if code not in (errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT):
             raise OSError(code, os.strerror(code))
         return code != errno.ETIMEDOUT
+
+    def _fence(self) -> None:
+        """Let no later load pass an earlier one: the kernel fences fully before it looks for sleepers."""
+        _checked(_futex(_SYSCALL, self._idle, _WAKE_BITSET, 1, 0, 0, ALL_BITS))
 
 
 class Barrier:

@@ -77,7 +77,7 @@ class StageArea:
     hidden: int
     """[ep·max_tokens, hidden]: their hidden states."""
     outputs: int
-    """[ep·max_tokens, tp, top_k, hidden]: what their experts made of them."""
+    """[ep·max_tokens, top_k, tp, hidden]: what their experts made of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,8 @@ class _Handle(NamedTuple):
     """What combine needs of a dispatch."""
 
     layer: int
-    slots: Tensor | None
-    """[R] rows of the stage's outputs that this rank fills; None when it has no rows."""
+    chosen: Tensor | None
+    """[R] places in the stage's table of experts that chose this rank; None when none did."""
 
 
 class _Busy(NamedTuple):
@@ -53,7 +53,7 @@ class _Busy(NamedTuple):
     experts: np.ndarray
     """[T, K]"""
     outputs: Tensor
-    """[T, P·K, H]"""
+    """[T, K, P·H]"""
 
 
 class SharedMemory:
@@ -127,7 +127,8 @@ class _Stage:
         self._flags = segment.array(area.flags, np.uint32, extent.layers, layout.ep)
         self._experts = segment.array(area.experts, np.int32, rows, top_k)
         self._hidden = segment.tensor(area.hidden, extent.dtype, rows, extent.hidden)
-        self._outputs = segment.tensor(area.outputs, extent.dtype, rows * tp * top_k, extent.hidden)
+        self._outputs = segment.tensor(area.outputs, extent.dtype, rows, top_k, tp * extent.hidden)
+        self._my_outputs = self._outputs.view(rows * top_k, tp, extent.hidden)[:, here.tp]
         self._bits = np.left_shift(np.uint32(1), np.arange(layout.ep, dtype=np.uint32) % _MASK_BITS)
         self._my_bit = int(self._bits[here.ep])
         self._nothing = torch.empty(0, extent.hidden, dtype=extent.dtype)
@@ -161,14 +162,8 @@ class _Stage:
             self._arrivals.clear()
 
     def _part(self, start: int, tokens: int) -> _Busy:
-        extent = self._extent
-        slots = extent.layout.tp * extent.top_k
-        outputs = self._outputs[start * slots : (start + tokens) * slots]
-        return _Busy(
-            self._hidden[start : start + tokens],
-            self._experts[start : start + tokens],
-            outputs.view(tokens, slots, extent.hidden),
-        )
+        mine = slice(start, start + tokens)
+        return _Busy(self._hidden[mine], self._experts[mine], self._outputs[mine])
 
     def end(self) -> None:
         if self._leads:
@@ -200,33 +195,39 @@ class _Stage:
             self._dispatched.wake(int(np.bitwise_or.reduce(self._bits[flags == self._number])) | self._busy_mask)
 
     def _rows(self, layer: int) -> Dispatched:
-        extent = self._extent
-        local = self._chosen - self._first_expert
-        chosen = np.flatnonzero(local.view(np.uint32) < extent.experts_per_rank)
-        counts = [len(chosen)]
-        if extent.experts_per_rank > 1:
+        per_rank = self._extent.experts_per_rank
+        if per_rank == 1:
+            (chosen,) = (self._chosen == self._first_expert).nonzero()
+            counts = [len(chosen)]
+        else:
+            local = self._chosen - self._first_expert
+            (chosen,) = (local.view(np.uint32) < per_rank).nonzero()
             local = local[chosen]
             chosen = chosen[local.argsort(kind="stable")]
-            counts = np.bincount(local, minlength=extent.experts_per_rank).tolist()
-        token = chosen // extent.top_k
-        slots = chosen + (token * (extent.layout.tp - 1) + self._here.tp) * extent.top_k
-        hidden = self._hidden.index_select(0, torch.from_numpy(token))
-        return Dispatched(hidden, counts, _Handle(layer, torch.from_numpy(slots)))
+            counts = np.bincount(local, minlength=per_rank).tolist()
+        hidden = self._hidden.index_select(0, torch.from_numpy(chosen // self._extent.top_k))
+        return Dispatched(hidden, counts, _Handle(layer, torch.from_numpy(chosen)))
 
     def combine(self, output: Tensor, handle: _Handle, weights: Tensor) -> Tensor:
-        if self._busy is None and handle.slots is None:
+        if self._busy is None and handle.chosen is None:
             return self._nothing
-        flags = self._flags[handle.layer]
         word = self._combined[handle.layer & 1]
-        expected = int(np.count_nonzero(flags == self._number)) * self._extent.layout.tp
-        if handle.slots is not None:
-            self._outputs.index_copy_(0, handle.slots, output)
+        marked = np.count_nonzero(self._flags[handle.layer] == self._number)
+        expected = int(marked) * self._extent.layout.tp
+        if handle.chosen is not None:
+            self._my_outputs.index_copy_(0, handle.chosen, output)
             word.arrive(expected)
         if self._busy is None:
             return self._nothing
         word.wait(expected, "combine", DEADLINE_S)
-        weights = weights.to(output.dtype).repeat(1, self._extent.layout.tp)
-        return torch.bmm(weights.unsqueeze(1), self._busy.outputs).squeeze(1)
+        return self._sum(self._busy.outputs, weights)
+
+    def _sum(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        """[T, H], weighted over K and summed over P."""
+        x = torch.bmm(weights.to(outputs.dtype).unsqueeze(1), outputs)
+        if self._extent.layout.tp == 1:
+            return x.squeeze(1)
+        return x.view(len(weights), self._extent.layout.tp, self._extent.hidden).sum(1)
 
 
 class _Group:
