@@ -63,6 +63,8 @@ def _blocks(picture: Picture) -> Iterator[Finding]:
     """What a person must act upon, the most general first."""
     if picture.refusal is not None:
         yield Finding(reason(picture.refusal), verdict(picture.refusal))
+    if picture.gangless is not None:
+        yield Finding(reason(picture.gangless), verdict(picture.gangless))
     foreign = [obj for obj in picture.taken if not _leftover(picture, obj)]
     if foreign:
         names = ", ".join(dict.fromkeys(f"{obj.get('kind', 'Pod')} {name(obj)}" for obj in foreign))
@@ -167,6 +169,8 @@ def _valid(picture: Picture) -> tuple[Status, Finding]:
 
 def _placed(picture: Picture) -> tuple[Status, Finding]:
     homeless = _unplaced(picture)
+    if picture.gangless is not None:
+        return "False", Finding(reason(picture.gangless), verdict(picture.gangless))
     if homeless:
         return "False", Finding("Unplaceable", homeless)
     if picture.desired == 0:

@@ -5,14 +5,14 @@
 3. Order the writes so that an operator that dies after any of them leaves something the next one can finish.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 
-from moe_operator.manifests.naming import child_name
+from moe_operator.manifests import child_name, gang_violations
 from moe_operator.reconcile import children, lifecycle, objects
 from moe_operator.reconcile.children import Observed, observe_objects
 from moe_operator.reconcile.events import events_between
-from moe_operator.reconcile.lifecycle import Outcome, Scene
+from moe_operator.reconcile.lifecycle import PLACE_AGAIN_S, Outcome, Scene
 from moe_operator.reconcile.model import Decision, Object, View, Write
 from moe_operator.reconcile.objects import PAUSED, annotations, terminating
 from moe_operator.reconcile.picture import Picture
@@ -24,7 +24,9 @@ from moe_operator.reconcile.summary import summarise
 from moe_plan.errors import ManifestError, Violation
 
 TOGETHER = 4
-"""Replicas that are made at the same time; the next four follow while the scheduler binds these."""
+"""Replicas whose writes go out at the same time; the next four follow while the scheduler binds these."""
+AT_ONCE = 8
+"""New replicas of one decision: the first are written while there is no need yet to render the last."""
 
 
 def decide(view: View) -> Decision:
@@ -36,7 +38,8 @@ def decide(view: View) -> Decision:
     scene = _scene(view, observed, current)
     main, shared = _shared(scene, current)
     taken = tuple(observed.taken(shared))
-    outcomes = _outcomes(scene, None if taken else current)
+    gangless = gang_violations(current.spec.scheduling, view.served) if current is not None else ()
+    outcomes = _outcomes(scene, None if taken or gangless else current)
     stages = _in_order(observed.missing(shared), outcomes, _leftover_plans(scene, main, outcomes))
     paused = annotations(view.deployment).get(PAUSED) == "true"
     picture = Picture(
@@ -44,6 +47,7 @@ def decide(view: View) -> Decision:
         current=current,
         main=main,
         refusal=refusal,
+        gangless=ManifestError(gangless) if gangless else None,
         outcomes=tuple(outcomes),
         taken=tuple(chain(taken, *(outcome.taken for outcome in outcomes))),
         unfinished=bool(stages),
@@ -55,7 +59,7 @@ def decide(view: View) -> Decision:
         stages=() if paused else stages,
         status=None if status == before else status,
         events=tuple(events_between(before, status)),
-        wake_after_s=min(chain.from_iterable(o.wake_after_s for o in outcomes), default=None),
+        wake_after_s=min(_wakes(outcomes, picture), default=None),
     )
 
 
@@ -65,7 +69,7 @@ def _proof(view: View) -> tuple[ManifestError | None, Revision | None]:
     if isinstance(source, Mapping) and view.config is None:
         return ManifestError((_config_missing(source),)), None
     try:
-        return None, prove(view.deployment, view.config, view.served)
+        return None, prove(view.deployment, view.config)
     except ManifestError as error:
         return error, None
 
@@ -106,10 +110,25 @@ def _outcomes(scene: Scene, current: Revision | None) -> list[Outcome]:
     for index in step.replace:
         outcomes[index] = lifecycle.replace_with(scene, replicas[index], _target(scene, index, current))
     for index in step.create:
-        outcomes[index] = lifecycle.begin(scene, _absent(scene, index), _target(scene, index, current))
+        if sum(map(_launched, outcomes.values())) < AT_ONCE:
+            outcomes[index] = lifecycle.begin(scene, _absent(scene, index), _target(scene, index, current))
     for index in step.surge:
         outcomes[index] = lifecycle.begin(scene, _absent(scene, index), current, surge=True)
     return [outcomes[index] for index in sorted(outcomes)]
+
+
+def _launched(outcome: Outcome) -> bool:
+    """Whether a replica is given its first nodes."""
+    return outcome.replica.record is not None and outcome.replica.record.attempt == 1 and any(outcome.stages)
+
+
+def _wakes(outcomes: Iterable[Outcome], picture: Picture) -> Iterator[float]:
+    """Seconds after which it is worth to look again without any event."""
+    yield from chain.from_iterable(outcome.wake_after_s for outcome in outcomes)
+    if picture.waiting:
+        yield 0.0
+    elif picture.taken or picture.gangless is not None:
+        yield PLACE_AGAIN_S
 
 
 def _standing(scene: Scene, replica: Replica, current: Revision) -> Standing:

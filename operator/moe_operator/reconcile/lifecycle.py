@@ -145,6 +145,9 @@ def advance(scene: Scene, replica: Replica) -> Outcome:
 
 def _failure(scene: Scene, replica: Replica, record: Record) -> Failure | None:
     found = causes.failure(replica.pods, scene.nodes, record.nodes, scene.view.now)
+    assert replica.revision is not None
+    if found is not None and found.reason == "Unschedulable" and replica.revision.spec.scheduling.queue_name:
+        found = None  # a queue may keep it waiting as long as it likes
     if found is None and replica.served and not replica.whole:
         gone = next(slot for slot in range(len(record.nodes)) if slot not in replica.pods)
         return Failure("PodDeleted", f"slot {gone}: its pod was deleted")
@@ -218,7 +221,7 @@ def _hold(scene: Scene, replica: Replica, record: Record) -> Outcome:
         return Outcome(replica)
     wanted = _beside_pods(scene, replica.index, replica.revision, record)
     taken = tuple(scene.observed.taken(wanted))
-    return Outcome(replica, (scene.observed.missing(wanted),), taken=taken)
+    return Outcome(replica, ((*scene.observed.missing(wanted), *_outlived(replica, wanted)),), taken=taken)
 
 
 def _launch(scene: Scene, replica: Replica, revision: Revision, record: Record) -> Outcome:
@@ -235,7 +238,7 @@ def _launch(scene: Scene, replica: Replica, revision: Revision, record: Record) 
     scene.ground.take(revised)
     present = {identity(pod) for pod in revised.pods.values()}
     missing = tuple(Write("apply", pod) for pod in pods if identity(pod) not in present)
-    second = scene.clear(revised.stale) if revised.stale else missing
+    second = (*scene.clear(revised.stale), *_outlived(replica, wanted)) if revised.stale else missing
     return Outcome(revised, (scene.observed.missing(wanted), second))
 
 
@@ -243,6 +246,12 @@ def _beside_pods(scene: Scene, index: int, revision: Revision, record: Record) -
     deployment = scene.view.deployment
     beside = children.replica_children(deployment, revision, index, scene.view.served)
     return (*beside, children.record_holder(deployment, revision, index, record))
+
+
+def _outlived(replica: Replica, wanted: Iterable[Object]) -> tuple[Write, ...]:
+    """Deletions of what an earlier plan needed beside its pods, such as its PodGroup."""
+    kept = {identity(obj) for obj in wanted}
+    return tuple(children.deletion(o) for o in replica.others if identity(o) not in kept and not terminating(o))
 
 
 def _placed(record: Record, placement: Placement) -> Record:

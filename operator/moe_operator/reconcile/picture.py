@@ -18,6 +18,9 @@ class Picture:
     main: Revision | None
     """That speaks for the deployment: today's or, where that has none, one that still runs."""
     refusal: ManifestError | None
+    """Why today's spec has no plan."""
+    gangless: ManifestError | None
+    """What the spec asks of a gang scheduler that the cluster has not."""
     outcomes: tuple[Outcome, ...]
     """By index."""
     taken: tuple[Object, ...]
@@ -44,6 +47,13 @@ class Picture:
         if self.current is None:
             return self.outcomes
         return tuple(outcome for outcome in self.outcomes if outcome.replica.index < self.desired)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether replicas are left for the next decision."""
+        if self.current is None or self.taken or self.gangless is not None or self.paused:
+            return False
+        return len(self.wanted) < self.desired
 
     @property
     def serving(self) -> int:

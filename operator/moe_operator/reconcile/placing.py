@@ -36,6 +36,8 @@ class Ground:
     view: View
     replicas: Mapping[int, Replica]
     _taken: dict[int, list[tuple[str, Requests]]] = field(default_factory=dict)
+    _refused: dict[Revision, Unplaceable] = field(default_factory=dict)
+    """Revisions for which no room was found; later replicas of the same decision find no more."""
 
     def __post_init__(self) -> None:
         for index, replica in self.replicas.items():
@@ -43,11 +45,15 @@ class Ground:
 
     def place(self, index: int, revision: Revision, stay: Sequence[str] = ()) -> Placement | Unplaceable:
         """Place a replica. Slots whose node in `stay` can still hold them stay there, if the others can be placed so."""
+        if revision in self._refused and not self._taken.get(index):
+            return self._refused[revision]
         nodes = self._beside(index)
         kept = self._fitting(nodes, revision, stay)
         found = self._place(index, revision, nodes, kept)
         if isinstance(found, Unplaceable) and kept:
             found = self._place(index, revision, nodes, {})
+        if isinstance(found, Unplaceable) and not self._taken.get(index):
+            self._refused[revision] = found
         return found
 
     def holds(self, index: int, revision: Revision, placed: Sequence[str]) -> bool:
@@ -92,6 +98,8 @@ class Ground:
 
     def _fitting(self, nodes: Sequence[Node], revision: Revision, placed: Sequence[str]) -> dict[int, str]:
         """The slots that their nodes can take, of those placed."""
+        if not placed:
+            return {}
         room = Counter[str]()
         wanted, scheduling, requests = set(placed), revision.spec.scheduling, dict(slot_requests(revision))
         for node in nodes:

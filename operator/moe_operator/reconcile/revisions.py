@@ -1,14 +1,14 @@
 """Revisions: a plan together with the spec it was made of, today's and those that replicas still run."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from moe_operator.manifests import gang_violations, violations
+from moe_operator.manifests import violations
 from moe_operator.reconcile.model import Object
 from moe_plan.errors import ManifestError
 from moe_plan.manifest import parse_deployment
@@ -41,19 +41,16 @@ class Revision:
         return {**today, "spec": self.written}
 
 
-def prove(deployment: Object, config: Mapping[str, Any] | None, served: Collection[str] = frozenset()) -> Revision:
+def prove(deployment: Object, config: Mapping[str, Any] | None) -> Revision:
     """The revision of the spec as it is now; the proof is remembered.
 
-    Raises ManifestError when there is no plan, or when no pods can be made from it in a cluster that serves `served`.
+    Raises ManifestError when there is no plan, or when no pods can be made from it.
     """
     metadata = {key: deployment["metadata"][key] for key in ("name", "namespace") if key in deployment["metadata"]}
     document = {key: value for key, value in deployment.items() if key != "status"} | {"metadata": metadata}
     proved = _prove(_json(document), None if config is None else _json(config))
     if isinstance(proved, ManifestError):
         raise ManifestError(proved.violations, proved.nearest)
-    not_served = gang_violations(proved.spec.scheduling, served)
-    if not_served:
-        raise ManifestError(not_served)
     return proved
 
 
