@@ -3,7 +3,7 @@
 from typing import Any
 
 from moe_operator import status as status_module
-from moe_operator.crd.rules import SPEC_RULES
+from moe_operator.crd.rules import ROOT_RULES, SPEC_RULES
 from moe_operator.crd.schema import add_rules, structural_schema
 from moe_plan import spec as spec_module
 from moe_plan.spec import KIND
@@ -73,7 +73,7 @@ def _schema() -> dict[str, Any]:
     add_rules(spec, SPEC_RULES)
     for section in ("workload", "topology", "scheduling", "rollout", "failure", "runtime", "serving"):
         spec["properties"][section]["default"] = {}
-    return {
+    schema = {
         "type": "object",
         "description": "A Mixture-of-Experts model, its parallel degrees and the GPUs that serve it.",
         "required": ["spec"],
@@ -85,3 +85,5 @@ def _schema() -> dict[str, Any]:
             "status": structural_schema(status_module.Status, status_module),
         },
     }
+    add_rules(schema, {"": ROOT_RULES})
+    return schema

@@ -19,6 +19,8 @@ _KEPT = (
     "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "x-kubernetes-validations",
 )  # fmt: skip
 _RULES = "x-kubernetes-validations"
+_LONGEST_WORD = 32
+"""Characters of a word or an amount that may also be an integer."""
 
 Schema = dict[str, Any]
 
@@ -85,7 +87,11 @@ class _Converter:
 
     def _union(self, source: Schema) -> Schema:
         members = [member for member in source["anyOf"] if member.get("type") != "null"]
-        outer = {key: value for key, value in source.items() if key in ("description", "default") or key.startswith("x-kubernetes-")}
+        outer = {
+            key: value
+            for key, value in source.items()
+            if key in ("description", "default") or key.startswith("x-kubernetes-")
+        }
         if len(members) == 1:
             return self.convert({**members[0], **outer})
         return self._int_or_text(members) | {key: value for key, value in outer.items() if value is not None}
@@ -95,7 +101,7 @@ class _Converter:
         """An integer with bounds, or one word, or any text: what int-or-string can hold."""
         words = [repr(member["const"]) for member in members if "const" in member]
         minimum = next((member["minimum"] for member in members if "minimum" in member), None)
-        node: Schema = {"x-kubernetes-int-or-string": True}
+        node: Schema = {"x-kubernetes-int-or-string": True, "maxLength": _LONGEST_WORD}
         if words and minimum is not None:
             word = words[0].replace("'", '"')
             rule = f"type(self) == int ? self >= {minimum} : self == {word}"
