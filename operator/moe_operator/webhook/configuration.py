@@ -1,0 +1,61 @@
+"""The ValidatingWebhookConfiguration: which requests the API server asks about."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from moe_operator.crd.definition import GROUP, PLURAL, VERSION
+from moe_operator.reconcile.objects import MANAGED_BY, MANAGER
+from moe_operator.webhook.settings import Settings
+
+NAME = MANAGER
+TIMEOUT_S = 10
+"""Seconds for which the API server waits; then the object is stored and judged by the operator alone."""
+
+_CONDITIONS = {
+    "spec-changes": "request.operation == 'CREATE' || object.spec != oldObject.spec",
+    "stays": "!has(object.metadata.deletionTimestamp)",
+}
+"""Labels, annotations, finalizers and status are edited without asking."""
+
+
+def configuration(settings: Settings, authorities: bytes) -> dict[str, Any]:
+    """The configuration for a webhook whose certificate one of the authorities (PEM) has signed."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": NAME, "labels": {MANAGED_BY: MANAGER}},
+        "webhooks": [
+            {
+                "name": f"validate.{GROUP}",
+                "clientConfig": {**settings.client, "caBundle": base64.b64encode(authorities).decode()},
+                "rules": [_rule()],
+                "matchConditions": [{"name": name, "expression": text} for name, text in _CONDITIONS.items()],
+                "failurePolicy": "Ignore",
+                "timeoutSeconds": TIMEOUT_S,
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
+        ],
+    }
+
+
+def is_in_place(wanted: Any, observed: Any) -> bool:
+    """Whether an object holds all that is wanted of it; what the API server has added does not count."""
+    if isinstance(wanted, Mapping):
+        return isinstance(observed, Mapping) and all(
+            key in observed and is_in_place(value, observed[key]) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return isinstance(observed, list) and len(wanted) == len(observed) and all(map(is_in_place, wanted, observed))
+    return bool(wanted == observed)
+
+
+def _rule() -> dict[str, Any]:
+    return {
+        "apiGroups": [GROUP],
+        "apiVersions": [VERSION],
+        "operations": ["CREATE", "UPDATE"],
+        "resources": [PLURAL],
+        "scope": "Namespaced",
+    }

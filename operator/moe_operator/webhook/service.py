@@ -1,0 +1,74 @@
+"""The webhook's life in an operator process: get a certificate, listen, tell the API server, and keep all three so."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from moe_operator.api import Api
+from moe_operator.webhook.certificates import Bundle
+from moe_operator.webhook.configuration import NAME, configuration, is_in_place
+from moe_operator.webhook.server import Desk, load, serving
+from moe_operator.webhook.settings import Settings
+from moe_operator.webhook.store import current
+
+LOOK_AGAIN_S = 60.0
+"""Between looks at certificate and configuration."""
+RETRY_S = 5.0
+TURN_DEADLINE_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+async def run(settings: Settings, api: Api, now: Callable[[], datetime] = utc_now) -> NoReturn:
+    """Serve reviews until cancelled. Raises OSError where the port is taken; all else is tried again.
+
+    Every operator process runs it, leader or not. Validity is also told in the status, so a webhook that cannot start
+    yet is no reason to stop.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    while not await _succeeds(_obtain(settings, api, context, now)):  # noqa: ASYNC110  # nothing tells when to try again
+        await asyncio.sleep(RETRY_S)
+    async with serving(settings, context, Desk()):
+        while True:
+            done = await _succeeds(_renew(settings, api, context, now))
+            await asyncio.sleep(LOOK_AGAIN_S if done else RETRY_S)
+
+
+async def _obtain(settings: Settings, api: Api, context: ssl.SSLContext, now: Callable[[], datetime]) -> None:
+    load(context, await current(api, settings, now()))
+
+
+async def _renew(settings: Settings, api: Api, context: ssl.SSLContext, now: Callable[[], datetime]) -> None:
+    """One turn. The API server is told of a new authority before its certificate is served."""
+    bundle = await current(api, settings, now())
+    await _configure(settings, api, bundle)
+    load(context, bundle)
+
+
+async def _configure(settings: Settings, api: Api, bundle: Bundle) -> None:
+    wanted = configuration(settings, bundle.authorities)
+    observed = await api.get(wanted["apiVersion"], wanted["kind"], None, NAME)
+    if observed is None or not is_in_place(wanted, observed):
+        await api.apply(wanted)
+
+
+async def _succeeds(turn: Awaitable[None]) -> bool:
+    """Whether a turn went through; what it failed of is logged in one sentence."""
+    try:
+        async with asyncio.timeout(TURN_DEADLINE_S):
+            await turn
+    except TimeoutError:
+        log.warning("The webhook's certificate was not settled within %g s", TURN_DEADLINE_S)
+    except Exception as error:  # noqa: BLE001  # whatever the API server or the folder has, the next turn may be better
+        log.warning("The webhook waits: %s", error)
+    else:
+        return True
+    return False
