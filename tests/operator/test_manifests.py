@@ -66,7 +66,9 @@ def environment(pod: Object) -> dict[str, Any]:
 
 
 def violations_of(**spec: Any) -> list[str]:
+    """Of a deployment that is not created yet."""
     obj = deployment(**spec)
+    del obj["metadata"]["uid"]
     return [str(violation) for violation in manifests.violations(obj, plan_of(obj))]
 
 

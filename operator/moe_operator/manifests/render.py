@@ -65,14 +65,15 @@ def replica_children(
         "group": group_name(gang, plan, owner["name"], index),
         "scheduling": spec.scheduling,
     }
-    return tuple(render_again("replica.yaml.j2", context))
+    return tuple(render("replica.yaml.j2", context))
 
 
-def record(deployment: Mapping[str, Any], _plan: Plan, index: int, data: Mapping[str, Any]) -> Child:
+def record(deployment: Mapping[str, Any], plan: Plan, index: int, data: Mapping[str, Any]) -> Child:
     """ConfigMap of what was decided of a replica."""
     owner = _owner(deployment)
     replica = {"index": index, "name": child_name(owner["name"], index)}
-    (child,) = render_again("record.yaml.j2", {"owner": owner, "replica": replica, "record_json": _canonical(data)})
+    context = {"owner": owner, "replica": replica, "plan_hash": plan.hash[:8], "record_json": _canonical(data)}
+    (child,) = render_again("record.yaml.j2", context)
     return child
 
 
@@ -96,7 +97,11 @@ def pods(
 
 
 def rendered_slots(deployment: Mapping[str, Any], plan: Plan) -> tuple[Child, ...]:
-    """A frontend and, where there are several slots, a worker, before the manifest's podTemplate is laid over them."""
+    """A frontend and, where there are several slots, a worker, before the manifest's podTemplate is laid over them.
+
+    For a deployment that may not exist yet.
+    """
+    deployment = {**deployment, "metadata": {"uid": "", **deployment["metadata"]}}
     spec = _spec(_canonical(deployment["spec"]))
     shared = _shared(deployment, plan, spec, 0, 1, "none")
     return tuple(_pod(shared, plan, slot, "node") for slot in range(min(2, plan.slots)))

@@ -27,7 +27,7 @@ def render(template: str, context: Mapping[str, Any]) -> Objects:
 
 
 def render_again(template: str, context: Mapping[str, Any]) -> Objects:
-    """As `render`, quick for what is rendered each time that a deployment is looked at: its parsing is remembered."""
+    """As `render`, for what is rendered whenever a deployment is looked at: the parsing, which costs most, is kept."""
     objects: Objects = json.loads(_remembered(_ENVIRONMENT.get_template(template).render(context)))
     return objects
 
