@@ -81,6 +81,11 @@ def spans(network: Network, group: Group, tier: int, where: Where) -> int:
     return len({network.domain(tier, where[slot]) for slot in group.slots})
 
 
+def parted(network: Network, group: Group, tier: int, where: Where) -> int:
+    """Pairs of ranks of a group that lie in different domains of a tier."""
+    return apart(_ranks([network.domain(tier, where[slot]) for slot in group.slots], group.ranks).values())
+
+
 def _ranks(domains: Iterable[int], ranks: Iterable[int]) -> dict[int, int]:
     total: dict[int, int] = {}
     for domain, count in zip(domains, ranks, strict=True):

@@ -15,6 +15,11 @@ MOST = 2**31
 _HARD = frozenset({"NoSchedule", "NoExecute"})
 
 
+def counts(node: Node, name: str) -> bool:
+    """Whether a node can lack a resource: pods only where it says how many it takes."""
+    return name != "pods" or name in node.allocatable
+
+
 def matches(node: Node, selector: Mapping[str, str]) -> bool:
     """Whether a node carries all labels of a selector."""
     return all(node.labels.get(key) == value for key, value in selector.items())
@@ -31,10 +36,10 @@ def free(node: Node, requests: Amounts) -> int:
 
 
 def _fit(node: Node, requests: Amounts, used: Amounts) -> int:
-    """How often the requests fit; pods count only where the node says how many it takes."""
+    """How often the requests fit."""
     least = MOST
     for name, amount in requests.items():
-        if name != "pods" or name in node.allocatable:
+        if counts(node, name):
             times = (node.allocatable.get(name, 0) - used.get(name, 0)) // amount
             least = min(least, times)
     return max(0, least)

@@ -3,54 +3,64 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from moe_operator.placement.cost import Cost, Where, spans
-from moe_operator.placement.eligible import barred, free, matches, offered
+from moe_operator.placement.cost import Cost, Where, parted, spans
+from moe_operator.placement.eligible import barred, counts, free, offered
 from moe_operator.placement.fit import Held, Room, make_parts
 from moe_operator.placement.groups import KINDS, Group, Kind, Traffic
 from moe_operator.placement.network import Network, natural
 from moe_operator.placement.nodes import Amounts, Node
 from moe_plan.spec import Scheduling
+from moe_plan.units import format_bytes
 
 _NAMED = 3
 """Groups or nodes named before the rest are counted."""
+_EMPTY = "if the cluster were empty"
 
 
 def lack_of_nodes(
     slots: int, fit: int, nodes: Sequence[Node], scheduling: Scheduling, requests: Amounts, gpu: str
 ) -> Iterator[str]:
     """Why there is no room for a replica's slots, and what keeps which nodes from giving it."""
-    each = ", ".join(f"{amount} {name}" for name, amount in requests.items() if name != "pods")
+    each = ", ".join(_amount(name, amount) for name, amount in requests.items() if name != "pods")
     yield f"needs room for {_count(slots, 'slot')} of {each} each; there is room for {fit}"
     with_gpus = [node for node in nodes if node.allocatable.get(gpu, 0) > 0]
     if not with_gpus:
         yield f"no node offers {gpu}: is its device plugin running?"
-        return
-    found: defaultdict[str, list[Node]] = defaultdict(list)
+    barring: defaultdict[str, list[str]] = defaultdict(list)
+    short: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for node in sorted(with_gpus, key=lambda node: natural(node.name)):
-        reason = _shortcoming(node, scheduling, requests)
-        if reason:
-            found[reason].append(node)
-    for reason, some in found.items():
-        yield f"{_names([node.name for node in some])} {reason}"
+        bar = _bar(node, scheduling)
+        if bar:
+            barring[bar].append(node.name)
+        elif free(node, requests) == 0:
+            when = "free" if offered(node, requests) else "in all"
+            name, amount = _scarcest(node, requests, when)
+            short[when, name][node.name] = amount
+    for (when, name), amounts in short.items():
+        yield f"{_names(amounts)} with at most {_amount(name, max(amounts.values()))} {when}"
+    yield from (f"{_names(names)} {bar}" for bar, names in barring.items())
 
 
-def _shortcoming(node: Node, scheduling: Scheduling, requests: Amounts) -> str:
-    if not matches(node, scheduling.node_selector):
-        missing = [f"{k}={v}" for k, v in scheduling.node_selector.items() if node.labels.get(k) != v]
+def _bar(node: Node, scheduling: Scheduling) -> str:
+    missing = [f"{key}={value}" for key, value in scheduling.node_selector.items() if node.labels.get(key) != value]
+    if missing:
         return f"without {', '.join(missing)} (spec.scheduling.nodeSelector)"
-    if offered(node, requests) == 0:
-        return f"with no more than {_least(node.allocatable, requests)} in all"
-    bar = barred(node, scheduling)
-    if bar or free(node, requests) > 0:
-        return bar
-    left = {name: max(0, node.free(name)) for name in node.allocatable}
-    return f"with {_least(left, requests)} free"
+    return barred(node, scheduling)
 
 
-def _least(amounts: Amounts, requests: Amounts) -> str:
-    """The amount that falls shortest of its request."""
-    name = min(requests, key=lambda name: amounts.get(name, 0) / requests[name] if requests[name] else 1)
-    return f"{amounts.get(name, 0)} {name}"
+def _scarcest(node: Node, requests: Amounts, when: str) -> tuple[str, int]:
+    """The resource that falls shortest of its request, and how much of it there is."""
+    names = [name for name in requests if counts(node, name)]
+    amounts = {name: max(0, node.free(name) if when == "free" else node.allocatable.get(name, 0)) for name in names}
+    name = min(names, key=lambda name: amounts[name] / requests[name])
+    return name, amounts[name]
+
+
+def _amount(name: str, amount: int) -> str:
+    if name == "cpu":
+        return f"{amount / 1000:g} cpu"
+    is_bytes = name in {"memory", "ephemeral-storage"} or name.startswith("hugepages-")
+    return f"{format_bytes(amount)} {name}" if is_bytes else f"{amount} {name}"
 
 
 def unknown_level(kind: Kind, level: str, levels: Sequence[str]) -> str:
@@ -63,45 +73,40 @@ def unknown_level(kind: Kind, level: str, levels: Sequence[str]) -> str:
     )
 
 
-def lack_of_domains(network: Network, traffic: Traffic, room: Room, required: Held) -> Iterator[str]:
+def lack_of_domains(
+    network: Network, traffic: Traffic, room: Room, required: Held, levels: Mapping[Kind, str]
+) -> Iterator[str]:
     """Which required level is in the way, and how much its roomiest domain holds."""
-    for kind in KINDS:
-        groups = [group for group in traffic.whole if group.kind == kind]
-        if kind not in required or not groups:
-            continue
-        tier = required[kind]
-        parts = make_parts(traffic, ((kind, tier),), network.top)
-        if room.holds(parts):
-            continue
-        size = max(len(group.slots) for group in groups)
-        rooms = _rooms(network, room, tier)
-        best = max(range(len(rooms)), key=lambda domain: rooms[domain])
-        text = (
-            f"{network.tiers[tier]} (spec.topology.required.{kind}) must hold {_a_group(kind)}, {_count(size, 'slot')}"
-        )
-        if rooms[best] < size:
-            yield f"one {text}; the roomiest, {network.labels[tier][best]}, has room for {rooms[best]}"
-        else:
-            whole = sum(have // size for have in rooms)
-            yield f"one {text}; they have room for {whole} of {parts.count[tier]} at once"
-    levels = ", ".join(f"{kind} in {network.tiers[tier]}" for kind, tier in required.items())
-    yield f"the levels of spec.topology.required do not hold together: {levels}"
+    found = [
+        _lack_of(network, groups, room, required[kind], levels[kind])
+        for kind in KINDS
+        if kind in required
+        and (groups := [group for group in traffic.whole if group.kind == kind])
+        and not room.holds(make_parts(traffic, ((kind, required[kind]),), network.top))
+    ]
+    together = ", ".join(f"{kind} in one {levels[kind]}" for kind in required)
+    yield from found or [f"there is room for each level of spec.topology.required, but not for all at once: {together}"]
 
 
-def _rooms(network: Network, room: Room, tier: int) -> list[int]:
-    """Slots that fit in each domain of a tier."""
-    rooms = [0] * len(network.labels[tier])
-    for node, slots in enumerate(room.slots):
-        rooms[network.domain(tier, node)] += slots
-    return rooms
+def _lack_of(network: Network, groups: Sequence[Group], room: Room, tier: int, level: str) -> str:
+    kind, size = groups[0].kind, max(len(group.slots) for group in groups)
+    rooms = (*room.free, (sum(room.slots),))[tier]
+    best = max(range(len(rooms)), key=lambda domain: rooms[domain])
+    text = f"one {level} (spec.topology.required.{kind}) must hold {_a_group(kind)}, {_count(size, 'slot')}"
+    if rooms[best] < size:
+        return f"{text}; the roomiest, {network.named(level, best)}, has room for {rooms[best]}"
+    at_once = sum(have // size for have in rooms)
+    return f"{text}; there is room for {at_once} of {sum(len(group.slots) for group in groups) // size} at once"
 
 
 def misses(cost: Cost, levels: Mapping[Kind, str], where: Where, ideal: Where) -> Iterator[str]:
     """What is worse than preferred, and what is worse than the same cluster would allow if it were empty."""
+    found: list[str] = []
     for kind in KINDS:
         groups = [group for group in cost.traffic.whole if group.kind == kind]
-        yield from _preference(cost, kind, levels, groups, where)
-        yield from _spread(cost.network, groups, where, ideal)
+        found += _preference(cost, kind, levels, groups, where)
+        found += _spread(cost.network, groups, where, ideal)
+    yield from found or _parted(cost, where, ideal)
 
 
 def _preference(
@@ -120,15 +125,46 @@ def _preference(
 
 
 def _spread(network: Network, groups: Sequence[Group], where: Where, ideal: Where) -> Iterator[str]:
-    """The widest tier of which groups of a kind lie in more domains than they need to."""
+    """The widest tier of which groups of a kind lie in more domains than they need to, or more groups do."""
     for tier in reversed(range(network.top)):
-        best = max((spans(network, group, tier, ideal) for group in groups), default=1)
-        loose = [group for group in groups if spans(network, group, tier, where) > best]
+        had = {group: spans(network, group, tier, where) for group in groups}
+        best = sorted((spans(network, group, tier, ideal) for group in groups), reverse=True)
+        loose = [group for group in groups if had[group] > best[0]]
         if loose:
-            most = max(spans(network, group, tier, where) for group in loose)
-            domains = "nodes" if tier == 0 else f"domains of {network.tiers[tier]}"
-            yield f"{_groups(loose)} {_span(loose)} {most} {domains}; {best} would do if the cluster were empty"
+            yield f"{_groups(loose)} {_span(loose)} {_up_to(had, loose, tier, network)}; {best[0]} would do {_EMPTY}"
             return
+        cut = [group for group in groups if had[group] > 1]
+        if len(cut) > sum(one > 1 for one in best):
+            yield f"{_groups(cut)} {_span(cut)} {_up_to(had, cut, tier, network)}; fewer groups would {_EMPTY}"
+            return
+
+
+def _parted(cost: Cost, where: Where, ideal: Where) -> Iterator[str]:
+    """Groups that span as many domains as they would at best, but are dealt to them less favourably."""
+    for kind in KINDS:
+        groups = [group for group in cost.traffic.talking if group.kind == kind]
+        for tier in reversed(range(cost.network.top)):
+            had, best = (_apart(cost.network, groups, tier, nodes) for nodes in (where, ideal))
+            if had > best:
+                domains = _domains(tier, cost.network)
+                yield f"{had:.1%} of the {kind} traffic between slots crosses {domains}; {best:.1%} would {_EMPTY}"
+                return
+    yield f"the slots lie somewhat farther apart than they would {_EMPTY}"
+
+
+def _apart(network: Network, groups: Sequence[Group], tier: int, where: Where) -> float:
+    """Share of the pairs of ranks in different slots that lie in different domains of a tier."""
+    total = sum(len(group.numbers) * group.pairs for group in groups)
+    crossing = sum(len(group.numbers) * parted(network, group, tier, where) for group in groups)
+    return crossing / total if total else 0.0
+
+
+def _up_to(had: Mapping[Group, int], loose: Iterable[Group], tier: int, network: Network) -> str:
+    return f"{max(had[group] for group in loose)} {_domains(tier, network)}"
+
+
+def _domains(tier: int, network: Network) -> str:
+    return "nodes" if tier == 0 else f"domains of {network.tiers[tier]}"
 
 
 def _a_group(kind: Kind) -> str:

@@ -38,6 +38,8 @@ class Room:
     network: Network
     slots: tuple[int, ...]
     nodes: tuple[Mapping[int, int], ...]
+    free: tuple[tuple[int, ...], ...]
+    """Slots that fit in each domain, by tier below the cluster."""
 
     def parts(self, parts: Parts) -> list[list[int]]:
         """How many parts of each tier every domain holds, by tier below the cluster; tier 0 is left empty."""
@@ -62,10 +64,14 @@ class Room:
 def make_room(network: Network, slots: Sequence[int]) -> Room:
     """Room of a network in which each node has the given number of slots free."""
     counted = [Counter[int]() for _ in network.paths]
-    for domain, free in zip(network.home, slots, strict=True):
-        if free > 0:
-            counted[domain][free] += 1
-    return Room(network, tuple(slots), tuple(counted))
+    for domain, fitting in zip(network.home, slots, strict=True):
+        if fitting > 0:
+            counted[domain][fitting] += 1
+    free = [tuple(slots)]
+    for children in network.children[:-1]:
+        below = free[-1]
+        free.append(tuple(sum(map(below.__getitem__, domain)) for domain in children))
+    return Room(network, tuple(slots), tuple(counted), tuple(free))
 
 
 @lru_cache(maxsize=1024)

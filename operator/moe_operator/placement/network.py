@@ -44,6 +44,11 @@ class Network:
     labels: tuple[tuple[str, ...], ...]
     """What each domain of a tier is called, by tier."""
 
+    values: tuple[tuple[str, ...], ...]
+    """A node's labels by level, of one node of each domain of tier 1."""
+    levels: tuple[str, ...]
+    """Levels that `values` are of."""
+
     @property
     def top(self) -> int:
         """The tier of the cluster."""
@@ -52,6 +57,14 @@ class Network:
     def domain(self, tier: int, node: int) -> int:
         """The domain of a tier that a node is in."""
         return node if tier == 0 else self.paths[self.home[node]][tier - 1]
+
+    def named(self, level: str, domain: int) -> str:
+        """What a domain of a level's tier is called at that level."""
+        tier = self.tier_of[level]
+        if tier == 0 or level not in self.levels:
+            return self.labels[tier][domain]
+        inside = next(i for i, path in enumerate(self.paths) if path[tier - 1] == domain)
+        return self.values[inside][self.levels.index(level)]
 
 
 @cache
@@ -134,6 +147,8 @@ def _tree(names: tuple[str, ...], levels: Sequence[str], values: Sequence[tuple[
         paths=tuple(paths),
         children=_children(tuple(path_of[value][0] for value in values), tuple(paths)),
         labels=(names, *map(tuple, labels)),
+        values=tuple({path: value for value, path in path_of.items()}.values()),
+        levels=tuple(levels),
     )
 
 

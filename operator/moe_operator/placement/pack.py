@@ -90,7 +90,8 @@ class Packer:
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """Domains of a tier with the consecutive atoms that each takes."""
         names = self._network.labels[tier]
-        keys = {d: (self.taste(tier, d), natural(names[d]), d) for d, room in rooms.items() if room > 0}
+        free = self.room.free[tier]
+        keys = {d: (self.taste(tier, d), free[d], natural(names[d]), d) for d, room in rooms.items() if room > 0}
         heaps = [[(-rooms[d], *keys[d]) for d in keys if (d in used) == near] for near in (True, False)]
         for heap in heaps:
             heapq.heapify(heap)
@@ -98,7 +99,8 @@ class Packer:
         while at < len(atoms):
             left = len(atoms) - at
             if any(heap and -heap[0][0] >= left for heap in heaps):
-                yield self._best_fit(tier, [d for d in keys if rooms[d] >= left], left, rooms, used, keys), atoms[at:]
+                fitting = [d for d in keys if rooms[d] >= left]
+                yield self._best_fit(tier, fitting, left, used, keys), atoms[at:]
                 return
             heap = heaps[0] or heaps[1]
             d = heapq.heappop(heap)[-1]
@@ -114,32 +116,35 @@ class Packer:
         tier: int,
         fitting: Sequence[int],
         atoms: int,
-        rooms: Mapping[int, int],
         used: frozenset[int],
         keys: Mapping[int, tuple[Any, ...]],
     ) -> int:
-        """Of domains that hold all the atoms: one used already, cut up least, most welcome, left with least room."""
-        return min(
-            fitting, key=lambda d: (d not in used, self._breadths(tier, d, atoms), keys[d][0], rooms[d], *keys[d][1:])
-        )
+        """Of domains that hold all the atoms: one used already, cut up least, most welcome, tightest."""
 
-    def _breadths(self, tier: int, domain: int, atoms: int) -> tuple[int, ...]:
-        """Domains of each tier below that the atoms are dealt to at least, down to where they are first cut up."""
+        def key(domain: int) -> tuple[Any, ...]:
+            cuts, free = self._shape(tier, domain, atoms)
+            welcome, *others = keys[domain]
+            return domain not in used, cuts, welcome, free, *others
+
+        return min(fitting, key=key)
+
+    def _shape(self, tier: int, domain: int, atoms: int) -> tuple[tuple[int, ...], int]:
+        """How few domains of each tier below the atoms are dealt to, down to where they are first cut up.
+
+        And the slots that fit in the narrowest domain that holds all the atoms.
+        """
+        free = self.room.free[tier][domain]
         if tier == 0:
-            return ()
+            return (), free
         needed = atoms * self.parts.ratio[tier]
         below = self._network.children[tier - 1][domain]
         rooms = [self._holds(tier - 1, d) for d in below]
         if max(rooms) >= needed:
-            if tier == 1:
-                return (1,)
-            return (
-                1,
-                *min(self._breadths(tier - 1, d, needed) for d, r in zip(below, rooms, strict=True) if r >= needed),
-            )
+            whole = [d for d, room in zip(below, rooms, strict=True) if room >= needed]
+            cuts, free = min(self._shape(tier - 1, d, needed) for d in whole)
+            return (1, *cuts), free
         rooms.sort(reverse=True)
-        sums = accumulate(rooms)
-        return (next((i for i, total in enumerate(sums, 1) if total >= needed), len(rooms)),)
+        return (next((i for i, total in enumerate(accumulate(rooms), 1) if total >= needed), len(rooms)),), free
 
     def _stage_begins(self, atoms: Sequence[Sequence[int]]) -> list[int]:
         """Positions of the atoms with which a stage begins."""

@@ -64,7 +64,8 @@ def place(
     other replicas, for topology.replicas. `keep` maps slots to nodes that they must stay on, whatever has become of
     the node; the rest is placed around them. What the replica's own pods take must not be in the nodes' `used`.
     """
-    gpu, keep, siblings = plan.hardware.resource_name, keep or {}, tuple(siblings)
+    gpu, siblings = plan.hardware.resource_name, tuple(siblings)
+    keep = {slot: name for slot, name in (keep or {}).items() if slot < plan.slots}
     requests = requests or {gpu: plan.ranks_per_slot}
     requests = {name: amount for name, amount in requests.items() if amount > 0}
     kept = Counter(keep.values())
@@ -82,7 +83,7 @@ def place(
     task = _task(network, flow, topology, capacity, siblings, keep)
     where = solve(task)
     if where is None:
-        return Unplaceable(tuple(_in_the_way(task, keep)))
+        return Unplaceable(tuple(_in_the_way(task, keep, _chosen(topology.required))))
     return _scored(task, improved(task, where), empty, topology)
 
 
@@ -141,11 +142,11 @@ def _taste(network: Network, siblings: Sequence[int], replicas: str) -> Taste:
     return taste
 
 
-def _in_the_way(task: Task, keep: Mapping[int, str]) -> Iterator[str]:
+def _in_the_way(task: Task, keep: Mapping[int, str], levels: Mapping[Kind, str]) -> Iterator[str]:
     network, flow = task.cost.network, task.cost.traffic
     if keep:
         yield f"not while {len(keep)} of {flow.slots} slots stay where they are"
-    yield from lack_of_domains(network, flow, make_room(network, task.capacity), task.required)
+    yield from lack_of_domains(network, flow, make_room(network, task.capacity), task.required, levels)
 
 
 def _scored(task: Task, where: list[int], empty: Sequence[int], topology: Topology) -> Placement:
