@@ -136,7 +136,7 @@ def control_plane() -> Iterator[ControlPlane]:
             "--manage-all-nodes=false",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             "--node-lease-duration-seconds=40",
-            "--cidr=10.0.0.0/16",
+            "--cidr=127.64.0.0/16",  # addresses of fake pods are this machine, so that a test can serve as one
         )
         yield plane
 
@@ -233,11 +233,12 @@ class _Starter:
     def __call__(self, program: str, *flags: str) -> None:
         log = self._stack.enter_context((self._folder / f"{program}.log").open("wb"))
         command = [self._programs / program, *flags]
-        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509  # one prctl call
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509  # one prctl call
         self._stack.callback(_stop, process)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends: to be called between fork and exec."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

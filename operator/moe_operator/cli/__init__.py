@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from moe_operator.cli import audit, crd, plan, run
+from moe_operator.cli import audit, crd, operator, plan, run
 from moe_plan.errors import ManifestError, PlanError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("run")(run.run)
 app.command("serve")(run.serve)
 app.command("generate")(run.generate)
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run.bench)
+app.add_typer(operator.app)
 
 __all__ = ["app", "main"]
 

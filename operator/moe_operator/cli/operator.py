@@ -1,0 +1,108 @@
+"""`moe operator run`: the operator's process."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moe_operator.webhook import Settings as WebhookSettings
+
+app = typer.Typer(name="operator", help="The Kubernetes operator.", no_args_is_help=True)
+
+
+@app.callback()
+def operator() -> None:
+    """The Kubernetes operator."""
+
+
+@app.command()
+def run(
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity",
+            envvar="POD_NAME",
+            help="Name of this process among all operators; by default its host's and a number of its own.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", envvar="POD_NAMESPACE", help="Where its Lease is; by default its credentials'."),
+    ] = None,
+    lease: Annotated[str, typer.Option("--lease", help="Name of the Lease that the leading operator holds.")] = (
+        "moe-operator"
+    ),
+    health_port: Annotated[
+        int, typer.Option("--health-port", min=0, max=65535, help="Of /healthz, /readyz and /metrics; 0: none.")
+    ] = 8080,
+    webhook: Annotated[
+        str,
+        typer.Option(
+            "--webhook",
+            metavar="service|off|URL",
+            help="How the API server reaches the admission webhook: by a Service, not at all, or at https://HOST:PORT.",
+        ),
+    ] = "service",
+    webhook_port: Annotated[
+        int, typer.Option("--webhook-port", min=1, max=65535, help="Port that the webhook listens on.")
+    ] = 9443,
+    watch_silence: Annotated[
+        float,
+        typer.Option("--watch-silence", min=1, help="Seconds after which a watch that says nothing begins anew."),
+    ] = 70.0,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Bring MoEDeployments to what they should be, until told to stop."""
+    import asyncio
+
+    from moe_operator.access import AccessError, find_access
+    from moe_operator.process import OutdatedError, Settings, run
+
+    _log(log_level)
+    try:
+        access = find_access()
+        home = namespace or access.namespace
+        settings = Settings(
+            identity=identity or _own_name(),
+            lease_namespace=home,
+            lease_name=lease,
+            health_port=health_port or None,
+            watch_silence_s=watch_silence,
+            webhook=_webhook(webhook, webhook_port, home),
+        )
+        asyncio.run(run(access, settings))
+    except (AccessError, OutdatedError) as error:
+        print(f"moe operator: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+def _webhook(how: str, port: int, namespace: str) -> "WebhookSettings | None":
+    from moe_operator.webhook import Settings
+
+    if how == "off":
+        return None
+    if how == "service":
+        return Settings(namespace=namespace, port=port)
+    if how.startswith("https://"):
+        return Settings(namespace=namespace, port=port, url=how)
+    raise typer.BadParameter("must be service, off or an https:// URL", param_hint="--webhook")
+
+
+def _own_name() -> str:
+    import secrets
+    import socket
+
+    return f"{socket.gethostname()}_{secrets.token_hex(4)}"
+
+
+def _log(level: str) -> None:
+    import logging
+
+    names = {"debug", "info", "warning", "error"}
+    if level.lower() not in names:
+        raise typer.BadParameter(f"must be one of {', '.join(sorted(names))}", param_hint="--log-level")
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level.upper(), stream=sys.stderr
+    )
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,0 +1,380 @@
+"""Brings deployments to what they should be: reads the cache, lets the pure core decide, and does what it says.
+
+One key at a time per deployment. Whatever goes wrong ends the key's turn; it comes again after a backoff and is decided
+anew from what is known then, so nothing of a turn is remembered but what the API server answered.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from moe_operator.api import Api, ApiError, ConflictError, RefusedError
+from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
+from moe_operator.leader import LeadershipLostError
+from moe_operator.probe import Prober, Target
+from moe_operator.queue import WorkQueue
+from moe_operator.reconcile.model import Decision, Event, Object, View, Write
+from moe_operator.reconcile.objects import (
+    REPLICA_LABEL,
+    SLOT_LABEL,
+    condition,
+    label_number,
+    name,
+    node_of,
+    phase,
+    terminating,
+    uid,
+)
+from moe_operator.resources import Resource, resource_of
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4
+RESYNC_S = 600.0
+RELIST_AGAIN_S = 2.0
+CONFIG_READ_AGAIN_S = 10.0
+STRANGER_READ_AGAIN_S = 30.0
+DEPLOYMENT = "MoEDeployment"
+
+Decide = Callable[[View], Decision]
+
+
+@dataclass
+class Counters:
+    """What the operator did, for /metrics."""
+
+    turns: int = 0
+    failed_turns: int = 0
+    writes: int = 0
+    status_writes: int = 0
+    deciding_s: float = 0.0
+
+
+@dataclass
+class Controller:
+    """The operator's work while it leads."""
+
+    api: Api
+    cache: Cache
+    decide: Decide
+    served: frozenset[str]
+    identity: str
+    may_write: Callable[[], bool]
+    prober: Prober | None = None
+    counters: Counters = field(default_factory=Counters)
+    queue: WorkQueue[Key] = field(default_factory=lambda: WorkQueue(random.random))
+    _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiting: set[Key] = field(default_factory=set)
+    """Deployments that are not placed: any room may be for them."""
+    _strangers: dict[Key, dict[tuple[str, str], tuple[float, Object]]] = field(default_factory=dict)
+    """Objects without our labels that bear the names of children, with the time they were read."""
+    _configs: dict[Key, tuple[float, Mapping[str, Any] | None]] = field(default_factory=dict)
+    _told: dict[Key, str] = field(default_factory=dict)
+    """The last refusal that a deployment's events were told."""
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decide"))
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        self.queue = WorkQueue(random.random)
+        while not await self._relisted():  # noqa: ASYNC110  # nothing tells when the API server is well again
+            await asyncio.sleep(RELIST_AGAIN_S)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._resync())
+                for _ in range(WORKERS):
+                    group.create_task(self._work())
+        finally:
+            if self.prober:
+                self.prober.stop()
+
+    def enqueue(self, key: Key, after_s: float = 0.0) -> None:
+        """Ask for a turn of a deployment."""
+        self.queue.add(key, time.monotonic() + after_s)
+        self._woken.set()
+
+    def enqueue_group(self, group: tuple[str, str]) -> None:
+        """Ask for a turn of a deployment whose endpoints said something new."""
+        self.enqueue(Key(*group))
+
+    def observe(self, row: Resource, event: str | None, obj: Object) -> None:
+        """Take note of a watch event; its type is None for what was listed at the start of a watch."""
+        store = self.cache[row]
+        change = store.remove(key_of(obj), version_of(obj)) if event == "DELETED" else store.put(obj)
+        if change is not None:
+            self._changed(row.kind, change)
+
+    async def relist(self) -> None:
+        """Read everything that is watched, and look at every deployment: what watches missed is seen now."""
+        async with self._listing:
+            for row in self.cache.rows:
+                for change in self.cache[row].replace(*await self.api.list(row)):
+                    self._changed(row.kind, change)
+        for key in list(self.cache.deployments.keys()):
+            self.enqueue(key)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_S)
+            await self._relisted()
+
+    async def _relisted(self) -> bool:
+        try:
+            await self.relist()
+        except (ApiError, TimeoutError) as error:
+            log.warning("what there is cannot be listed: %s", error or "no answer in time")
+            return False
+        return True
+
+    async def _work(self) -> None:
+        while True:
+            key = self.queue.take(time.monotonic())
+            if key is None:
+                await self._wait()
+            else:
+                await self._turn(key)
+
+    async def _wait(self) -> None:
+        self._woken.clear()
+        due = self.queue.next_due()
+        try:
+            async with asyncio.timeout(None if due is None else max(0.001, due - time.monotonic())):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    async def _turn(self, key: Key) -> None:
+        self.counters.turns += 1
+        try:
+            again_after_s = await self._reconcile(key)
+        except ApiError as error:
+            self.counters.failed_turns += 1
+            delay = self.queue.failed(key, time.monotonic(), error.retry_after_s)
+            log.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
+            await self._tell(key, error)
+        except LeadershipLostError:
+            self.queue.failed(key, time.monotonic())
+        except Exception:
+            # one deployment that cannot be decided on must not end the operator for all others
+            self.counters.failed_turns += 1
+            delay = self.queue.failed(key, time.monotonic())
+            log.exception("%s/%s: a defect of the operator; again in %.1f s", *key, delay)
+        else:
+            self.queue.done(key, time.monotonic())
+            if again_after_s is not None:
+                self.enqueue(key, again_after_s)
+        self._woken.set()
+
+    async def _reconcile(self, key: Key) -> float | None:
+        """One turn; seconds until the next, if one is needed without any event."""
+        deployment = self.cache.deployments.get(key)
+        if deployment is None:
+            self._forget(key)
+            return None
+        view = await self._view(key, deployment)
+        began = time.monotonic()
+        decision = await asyncio.get_running_loop().run_in_executor(self._thread, self.decide, view)
+        self.counters.deciding_s += time.monotonic() - began
+        for stage in decision.stages:
+            if await self._meet_strangers(key, stage):
+                return 0.0
+            await self._write(stage)
+        self._note_placed(key, decision.status or deployment.get("status") or {})
+        if decision.status is not None:
+            await self._write_status(deployment, decision)
+        self._told.pop(key, None)
+        polls = CONFIG_READ_AGAIN_S if key in self._configs else None
+        return min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
+
+    async def _view(self, key: Key, deployment: Object) -> View:
+        children = tuple(self.cache.children(key))
+        now = time.monotonic()
+        strangers = self._strangers.get(key, {})
+        fresh = [obj for read_at, obj in strangers.values() if now - read_at < STRANGER_READ_AGAIN_S]
+        return View(
+            deployment=deployment,
+            children=(*children, *fresh),
+            nodes=tuple(self.cache.nodes.all()),
+            pods=tuple(self.cache.pods.all()),
+            config=await self._config(key, deployment),
+            endpoints=self.prober.endpoints(key, _frontends(deployment, children)) if self.prober else {},
+            served=self.served,
+            now=datetime.now(UTC),
+        )
+
+    async def _config(self, key: Key, deployment: Object) -> Mapping[str, Any] | None:
+        """The config.json that the model names, read again when some seconds old."""
+        reference = _config_reference(deployment)
+        if reference is None:
+            self._configs.pop(key, None)
+            return None
+        read_at, config = self._configs.get(key, (float("-inf"), None))
+        if time.monotonic() - read_at >= CONFIG_READ_AGAIN_S:
+            holder = await self.api.get("v1", "ConfigMap", key.namespace, str(reference.get("name")))
+            config = _json_object(((holder or {}).get("data") or {}).get(str(reference.get("key"))))
+            self._configs[key] = (time.monotonic(), config)
+        return config
+
+    async def _meet_strangers(self, key: Key, stage: Iterable[Write]) -> bool:
+        """Whether names that are to be written are borne by objects that were not known: to be decided anew."""
+        unknown = [
+            w.object
+            for w in stage
+            if w.verb == "apply" and w.object["kind"] != "Pod" and self.cache.find(w.object) is None
+        ]
+        answers = await asyncio.gather(*(self.api.read(obj) for obj in unknown))
+        found = [answer for answer in answers if answer is not None]
+        for obj in found:
+            if deployment_of(obj) == key:
+                self.cache.put(obj)
+            else:
+                self._strangers.setdefault(key, {})[obj["kind"], name(obj)] = (time.monotonic(), obj)
+        return bool(found)
+
+    async def _write(self, stage: Iterable[Write]) -> None:
+        """The writes of a stage together. Raises the error of one that failed; the others have been made."""
+        results = await asyncio.gather(*(self._write_one(write) for write in stage), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            raise max(errors, key=_weight)
+
+    async def _write_one(self, write: Write) -> None:
+        if not self.may_write():
+            raise LeadershipLostError
+        self.counters.writes += 1
+        if write.verb == "delete":
+            await self._delete(write.object)
+            return
+        try:
+            self.cache.put(await self.api.apply(write.object))
+        except (ConflictError, RefusedError):
+            await self._refresh(write.object)
+            raise
+
+    async def _delete(self, reference: Object) -> None:
+        remains = await self.api.delete(reference)
+        if remains is not None:
+            self.cache.put(remains)
+            return
+        known = self.cache.find(reference)
+        if known is not None and uid(known) == reference["metadata"]["uid"]:
+            self.cache[resource_of(known)].remove(key_of(known), version_of(known))
+
+    async def _refresh(self, wanted: Object) -> None:
+        """Read what is there instead of what was expected."""
+        found = await self.api.read(wanted)
+        if found is not None:
+            self.cache.put(found)
+
+    async def _write_status(self, deployment: Object, decision: Decision) -> None:
+        if not self.may_write():
+            raise LeadershipLostError
+        assert decision.status is not None
+        self.counters.status_writes += 1
+        try:
+            self.cache.put(await self.api.apply_status(deployment, decision.status))
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            return  # the deployment is gone, or another of its name is there; the watch will say so
+        for event in decision.events:
+            await self._post(deployment, event)
+
+    async def _post(self, deployment: Object, event: Event) -> None:
+        """Post an event. One that cannot be posted is only logged: the status says the same."""
+        at = datetime.now(UTC)
+        text = json.dumps([uid(deployment), event.reason, event.message, at.isoformat(timespec="minutes")])
+        event_name = f"{name(deployment)[:200]}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        try:
+            stamp = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+            await self.api.post_event(deployment, event, event_name, stamp, self.identity[:128])
+        except ApiError as error:
+            log.warning("event %s of %s: %s", event.reason, name(deployment), error)
+
+    async def _tell(self, key: Key, error: ApiError) -> None:
+        """Tell a person of a write that the API server refuses, once."""
+        deployment = self.cache.deployments.get(key)
+        if isinstance(error, RefusedError) and deployment is not None and self._told.get(key) != str(error):
+            self._told[key] = str(error)
+            await self._post(deployment, Event("Warning", "WriteRefused", str(error)))
+
+    def _changed(self, kind: str, change: Change) -> None:
+        """Enqueue whom a change concerns."""
+        either = change.after or change.before
+        assert either is not None
+        if kind == DEPLOYMENT:
+            self.enqueue(key_of(either))
+        elif kind == "Node":
+            for key in {*self._on_node(name(either)), *self._waiting}:
+                self.enqueue(key)
+        else:
+            for obj in change:
+                if obj is not None and (owner := deployment_of(obj)) is not None:
+                    self.enqueue(owner)
+            if kind == "Pod" and (change.after is None or phase(change.after) in ("Succeeded", "Failed")):
+                for key in self._waiting:
+                    self.enqueue(key)
+
+    def _on_node(self, node: str) -> set[Key]:
+        keys = (deployment_of(pod) for pod in self.cache.pods.all() if node_of(pod) == node)
+        return {key for key in keys if key is not None}
+
+    def _note_placed(self, key: Key, status: Mapping[str, Any]) -> None:
+        placed = condition({"status": status}, "Placed")
+        if placed is not None and placed.get("status") == "True":
+            self._waiting.discard(key)
+        else:
+            self._waiting.add(key)
+
+    def _forget(self, key: Key) -> None:
+        self._waiting.discard(key)
+        self.queue.forget(key)
+        self._strangers.pop(key, None)
+        self._configs.pop(key, None)
+        self._told.pop(key, None)
+        if self.prober:
+            self.prober.endpoints(key, {})
+
+
+def _weight(error: BaseException) -> tuple[bool, bool, float]:
+    """Which of several errors speaks for all: a defect, then a refusal, then the longest to wait for."""
+    return (
+        not isinstance(error, ApiError),
+        isinstance(error, RefusedError),
+        error.retry_after_s if isinstance(error, ApiError) else 0.0,
+    )
+
+
+def _frontends(deployment: Object, children: Iterable[Object]) -> dict[int, Target]:
+    """Frontends that can be asked, by replica."""
+    port = int(((deployment.get("spec") or {}).get("serving") or {}).get("port") or 8000)
+    found = {}
+    for child in children:
+        if child.get("kind") != "Pod" or label_number(child, SLOT_LABEL) != 0 or terminating(child):
+            continue
+        index, address = label_number(child, REPLICA_LABEL), child["status"].get("podIP")
+        if index is not None and address and phase(child) == "Running":
+            found[index] = Target(uid(child), address, port)
+    return found
+
+
+def _config_reference(deployment: Object) -> Mapping[str, Any] | None:
+    source = ((deployment.get("spec") or {}).get("model") or {}).get("configFrom") or {}
+    reference = source.get("configMapKeyRef") if isinstance(source, Mapping) else None
+    return reference if isinstance(reference, Mapping) else None
+
+
+def _json_object(text: Any) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

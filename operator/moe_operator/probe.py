@@ -1,0 +1,179 @@
+"""Asks the endpoints of replicas whether they serve, and what they measure: /health and /metrics of their frontends.
+
+A replica that does not serve is asked every second, one that does every ten. Measured figures are passed on when they
+have moved by a tenth, since each makes a status write.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+
+from moe_operator.reconcile.model import Endpoint
+
+DEADLINE_S = 3.0
+ASK_AGAIN_S = 1.0
+ASK_SERVING_AGAIN_S = 10.0
+MOVED = 0.1
+_SAID = 200
+_SAMPLE = re.compile(r'^(\w+)(?:\{le="([^"]+)"\})? ([-+.eE\d]+|\+Inf|NaN)$', re.MULTILINE)
+_TOKENS = "moe_generated_tokens_total"
+
+Samples = Mapping[tuple[str, str], float]
+"""By metric and bucket bound; the bound is empty for counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The frontend of one replica."""
+
+    uid: str
+    """Of its pod: another pod is another target."""
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Base of its HTTP routes."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+Ask = Callable[[Target, str], Awaitable[tuple[int, str]]]
+"""GET of a path: HTTP status and text. Raises OSError or TimeoutError where no answer comes."""
+
+
+@dataclass
+class Watched:
+    """What is known of one target."""
+
+    target: Target
+    endpoint: Endpoint | None = None
+    samples: Samples = field(default_factory=dict)
+    sampled_at: float = 0.0
+
+
+class Prober:
+    """Keeps asking the targets it was given; `changed` is told the group whose answers became others."""
+
+    def __init__(self, ask: Ask, changed: Callable[[tuple[str, str]], None]) -> None:
+        self._ask = ask
+        self._changed = changed
+        self._watched: dict[tuple[tuple[str, str], int], Watched] = {}
+        self._tasks: dict[tuple[tuple[str, str], int], asyncio.Task[None]] = {}
+
+    def endpoints(self, group: tuple[str, str], targets: Mapping[int, Target]) -> dict[int, Endpoint]:
+        """What the targets of a group said; from now on these are asked, and no others of the group."""
+        for known in [key for key in self._watched if key[0] == group]:
+            if self._watched[known].target != targets.get(known[1]):
+                self._stop(known)
+        for index, target in targets.items():
+            if (group, index) not in self._watched:
+                self._watched[group, index] = Watched(target)
+                self._tasks[group, index] = asyncio.create_task(self._keep_asking((group, index)))
+        found = {index: self._watched[group, index].endpoint for index in targets}
+        return {index: endpoint for index, endpoint in found.items() if endpoint is not None}
+
+    def stop(self) -> None:
+        """Ask nothing any more."""
+        for key in list(self._watched):
+            self._stop(key)
+
+    def _stop(self, key: tuple[tuple[str, str], int]) -> None:
+        del self._watched[key]
+        self._tasks.pop(key).cancel()
+
+    async def _keep_asking(self, key: tuple[tuple[str, str], int]) -> None:
+        watched = self._watched[key]
+        while True:
+            endpoint = await self._endpoint(watched)
+            if endpoint != watched.endpoint:
+                watched.endpoint = endpoint
+                self._changed(key[0])
+            await asyncio.sleep(ASK_SERVING_AGAIN_S if endpoint.answered else ASK_AGAIN_S)
+
+    async def _endpoint(self, watched: Watched) -> Endpoint:
+        try:
+            status, text = await self._ask(watched.target, "/health")
+            if status != 200:
+                return Endpoint(answered=False, said=f"HTTP {status}: {text[:_SAID]}".rstrip(": "))
+            _, figures = await self._ask(watched.target, "/metrics")
+        except TimeoutError:
+            return Endpoint(answered=False, said=f"no answer within {DEADLINE_S:g} s")
+        except OSError as error:
+            return Endpoint(answered=False, said=(str(error) or type(error).__name__)[:_SAID])
+        now, samples = time.monotonic(), parse_samples(figures)
+        before, since = watched.samples, now - watched.sampled_at
+        watched.samples, watched.sampled_at = samples, now
+        known = watched.endpoint or Endpoint(answered=True)
+        return steady(known, measure(known, before, samples, since))
+
+
+def parse_samples(text: str) -> dict[tuple[str, str], float]:
+    """Samples of the Prometheus text format that have no label but a bucket's bound."""
+    return {(name, bound): float(value) for name, bound, value in _SAMPLE.findall(text)}
+
+
+def measure(known: Endpoint, before: Samples, after: Samples, seconds: float) -> Endpoint:
+    """The figures of the time between two samplings; a figure that nothing was measured for stays as known."""
+    if not before:
+        return replace(known, answered=True, said="")
+    tokens = after.get((_TOKENS, ""), 0.0) - before.get((_TOKENS, ""), 0.0)
+    return Endpoint(
+        answered=True,
+        ttft=_median("moe_ttft_seconds_bucket", before, after) or known.ttft,
+        tpot=_median("moe_tpot_seconds_bucket", before, after) or known.tpot,
+        tokens_per_second=tokens / seconds if tokens > 0 and seconds > 0 else known.tokens_per_second,
+    )
+
+
+def steady(known: Endpoint, new: Endpoint) -> Endpoint:
+    """The new figures where they have moved, else the known ones."""
+    return replace(
+        new,
+        ttft=_moved(known.ttft, new.ttft),
+        tpot=_moved(known.tpot, new.tpot),
+        tokens_per_second=_moved(known.tokens_per_second, new.tokens_per_second),
+    )
+
+
+def _moved(known: float | None, new: float | None) -> float | None:
+    return known if known is not None and new is not None and abs(new - known) <= MOVED * known else new
+
+
+def _median(metric: str, before: Samples, after: Samples) -> float | None:
+    """Median of what a histogram's buckets have gained, interpolated within its bucket."""
+    gained = sorted(
+        (float(bound), count - before.get((name, bound), 0.0))
+        for (name, bound), count in after.items()
+        if name == metric
+    )
+    if not gained or gained[-1][1] <= 0:
+        return None
+    half, low, below = gained[-1][1] / 2, 0.0, 0.0
+    for bound, count in gained:
+        if count >= half:
+            return low if bound == float("inf") else low + (bound - low) * (half - below) / (count - below)
+        low, below = bound, count
+    return low
+
+
+class HttpAsk:
+    """GET over HTTP, each with the deadline."""
+
+    def __init__(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=64))
+
+    async def __call__(self, target: Target, path: str) -> tuple[int, str]:
+        try:
+            async with self._session.get(target.url + path, allow_redirects=False) as answer:
+                return answer.status, await answer.text(errors="replace")
+        except aiohttp.ClientError as error:
+            raise OSError(str(error)) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
