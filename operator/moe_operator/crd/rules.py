@@ -52,10 +52,18 @@ _REFERENCE = [_object_name("name"), _matches("key", _KEY, "letters, digits, hyph
 
 MOST_REPLICAS = 1024
 
+PATTERNS: Mapping[str, str] = {
+    r"^(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$": "must be a duration such as 500ms, 3us or 1m30s",
+    r"^[0-9]{1,2}(\.[0-9]+)?%$": "must be a percentage below 100, such as 10%",
+    r"^(hf|s3|pvc|file)://.+$|^random$": "must be hf://ORG/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, file:///PATH or random",
+}
+"""Patterns of the spec in words: the API server would show the pattern itself."""
+
 ROOT_RULES: list[Rule] = [
     {
         "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "message": "metadata.name must be lower-case letters, digits and hyphens, the first a letter: Services bear it",
+        "message": "must be lower-case letters, digits and hyphens, the first a letter: Services bear it",
+        "fieldPath": ".metadata.name",
     },
 ]
 """Rules on the whole object."""
@@ -81,7 +89,7 @@ SPEC_RULES: Mapping[str, list[Rule]] = {
         _exactly_one("accelerator", "spec"),
         {
             "rule": "self.resourceName == oldSelf.resourceName",
-            "message": "is immutable: pods of two resources cannot share a placement",
+            "message": "resourceName is immutable: pods of two resources cannot share a placement",
         },
         _matches("resourceName", _RESOURCE, "an extended resource with its domain, such as nvidia.com/gpu"),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moe_operator.crd.descriptions import field_descriptions
+from moe_operator.crd.rules import PATTERNS
 
 _KEPT = (
     "type", "format", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
@@ -60,6 +61,9 @@ class _Converter:
                 {**source["allOf"][0], **{key: value for key, value in source.items() if key != "allOf"}}
             )
         node = {key: source[key] for key in _KEPT if key in source}
+        if node.get("pattern") in PATTERNS:
+            pattern = node.pop("pattern")
+            node[_RULES] = [{"rule": f"self.matches(r'{pattern}')", "message": PATTERNS[pattern]}]
         if "const" in source:
             node["enum"] = [source["const"]]
         node |= {key: source[key] for key in ("description",) if key in source}
