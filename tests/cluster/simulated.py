@@ -221,7 +221,8 @@ class Cluster:
         if replica in self.endpoints:
             return self.endpoints[replica]
         pods = self.pods(replica)
-        groups = {(label(pod, "plan"), label(pod, "attempt")) for pod in pods}
+        rejoins = self.deployment["spec"]["failure"].get("policy") == "degrade"
+        groups = {(label(pod, "plan"), "" if rejoins else label(pod, "attempt")) for pod in pods}
         runs = len(pods) == 2 and len(groups) == 1 and all(running(pod) and self.alive(pinned(pod)) for pod in pods)
         return Endpoint(runs and replica not in self.silent, said="" if runs else "connection refused")
 
@@ -257,9 +258,10 @@ class Cluster:
         for pod in self.pods():
             if ("ConfigMap", f"{self._name}-{label(pod, 'replica')}") in self.objects:
                 record = self.record(int(label(pod, "replica")))
-                made = int(label(pod, "attempt"))
-                assert made <= record["attempt"], "a pod without a record of its attempt"
-                if made == record["attempt"]:
+                made, slot = int(label(pod, "attempt")), int(label(pod, "slot"))
+                wanted = dict(record["renewed"]).get(slot, record["attempt"])
+                assert made <= wanted, "a pod without a record of its attempt"
+                if made == wanted:
                     assert pinned(pod) == record["nodes"][int(label(pod, "slot"))], "a pod beside its record"
 
 

@@ -22,12 +22,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.cluster = Cluster(manifest())
         self.images = 0
 
-    @initialize(surge=st.integers(0, 1), unavailable=st.integers(0, 2))
-    def begin(self, surge: int, unavailable: int) -> None:
+    @initialize(surge=st.integers(0, 1), unavailable=st.integers(0, 2), policy=st.sampled_from(["restart", "degrade"]))
+    def begin(self, surge: int, unavailable: int, policy: str) -> None:
+        failure = {"policy": policy, "backoff": "1s", "maxRestarts": 99}
         rollout = {"maxSurge": surge, "maxUnavailable": max(unavailable, 1 - surge), "partition": 0}
-        self.cluster = Cluster(
-            manifest(replicas=2, rollout=rollout, failure={"backoff": "1s", "maxRestarts": 99}), NODES
-        )
+        self.cluster = Cluster(manifest(replicas=2, rollout=rollout, failure=failure), NODES)
 
     @rule(writes=st.integers(0, 12))
     def decide_and_die(self, writes: int) -> None:

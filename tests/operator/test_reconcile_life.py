@@ -1,12 +1,17 @@
 """The life of a deployment in a simulated cluster, as its owner sees it."""
 
+import json
 from typing import Any
 
 import pytest
 from simulated import Cluster, every_write, gpu_node, label, manifest, pinned
 
 from moe_operator.reconcile.decide import decide
+from moe_operator.reconcile.lifecycle import Outcome
 from moe_operator.reconcile.model import Endpoint
+from moe_operator.reconcile.record import Record
+from moe_operator.reconcile.replicas import Replica
+from moe_operator.reconcile.summary import replica_statuses
 
 
 def running(nodes: int = 4, **spec: Any) -> Cluster:
@@ -55,6 +60,60 @@ def test_ready_waits_for_the_endpoint_not_for_the_pods() -> None:
     }  # fmt: skip
     assert cluster.condition("Ready")["status"] == "False"
     assert cluster.condition("Reconciling")["message"] == "0 of 1 replica answer; the others start"
+
+
+def test_many_replicas_are_made_a_few_at_a_time() -> None:
+    cluster = Cluster(manifest(replicas=10), nodes=20)
+    first = cluster.step()
+    assert first.wake_after_s == 0
+    assert len(cluster.indices()) == 8
+    cluster.settle()
+    assert cluster.serving() == set(range(10))
+    assert [event.reason for event in cluster.events].count("NodesFound") == 1
+
+
+def test_the_status_of_64_large_replicas_stays_small() -> None:
+    nodes = tuple(f"{slot:04}-" + "x" * 248 for slot in range(128))
+    misses = tuple(f"{number} " + "x" * 5000 for number in range(20))
+    record = Record("h" * 64, 3, nodes, 0.5, misses, restarts=2, last_failure="x" * 20_000)
+    shown = replica_statuses([Outcome(Replica(index, record)) for index in range(64)])
+    text = json.dumps([status.model_dump(mode="json", by_alias=True) for status in shown])
+    assert len(text) < 1_000_000, "etcd takes 1.5 MiB an object"
+    assert shown[0].nodes == nodes
+    assert shown[63].nodes == (), "the record has them"
+
+
+def test_a_gang_scheduler_that_is_not_there_is_told_and_nothing_is_made() -> None:
+    cluster = Cluster(manifest(scheduling={"gang": "volcano"}))
+    decision = cluster.settle()
+    assert cluster.names("Pod") == []
+    assert cluster.condition("ParallelismValid")["status"] == "True"
+    assert cluster.condition("Placed")["reason"] == cluster.condition("Stalled")["reason"] == "GangNotServed"
+    assert decision.wake_after_s == 30
+    cluster.served = frozenset({"scheduling.volcano.sh"})
+    cluster.settle()
+    assert cluster.condition("Ready")["status"] == "True"
+    group = cluster.names("PodGroup")
+    assert len(group) == 1
+    cluster.edit(runtime={"image": "other:1"})
+    cluster.settle()
+    assert len(cluster.names("PodGroup")) == 1
+    assert cluster.names("PodGroup") != group
+
+
+def test_what_no_pod_can_be_made_from_is_refused_like_an_invalid_layout() -> None:
+    cluster = Cluster(manifest(runtime={"podTemplate": {"spec": {"restartPolicy": "Always"}}}))
+    cluster.settle()
+    assert cluster.objects == {}
+    assert "spec.runtime.podTemplate.spec.restartPolicy" in cluster.condition("ParallelismValid")["message"]
+
+
+def test_names_at_the_length_limit() -> None:
+    cluster = Cluster(manifest("m" * 63, replicas=2))
+    cluster.settle()
+    assert cluster.condition("Ready")["status"] == "True"
+    assert len(cluster.names("Pod")) == 4
+    assert all(len(name) <= 63 for _, name in cluster.objects)
 
 
 def test_a_changed_count_touches_no_running_pod() -> None:
@@ -244,6 +303,57 @@ def test_a_node_that_is_not_ready_for_a_moment_costs_nothing() -> None:
     cluster.settle()
     assert cluster.record(0)["attempt"] == 2
     assert node not in cluster.record(0)["nodes"]
+
+
+def degrading(nodes: int = 4) -> Cluster:
+    cluster = running(nodes=nodes, failure={"policy": "degrade", "backoff": "10s", "maxRestarts": 2})
+    cluster.endpoints[0] = Endpoint(answered=True)
+    return cluster
+
+
+def test_with_policy_degrade_a_lost_worker_is_replaced_alone_while_the_rest_serves() -> None:
+    cluster = degrading()
+    frontend, worker = cluster.pods()
+    cluster.fail("m-0-1")
+    cluster.step()
+    assert cluster.condition("Ready") | {"lastTransitionTime": "", "message": ""} == {
+        "type": "Ready", "status": "True", "reason": "Degraded", "observedGeneration": 1, "lastTransitionTime": "",
+        "message": "",
+    }  # fmt: skip
+    assert cluster.condition("Ready")["message"].startswith("replica 0 goes on without slot 1 on ")
+    cluster.settle()
+    assert cluster.objects["Pod", "m-0-0"] == frontend
+    assert cluster.objects["Pod", "m-0-1"]["metadata"]["uid"] != worker["metadata"]["uid"]
+    assert label(cluster.objects["Pod", "m-0-1"], "attempt") == "2"
+    assert cluster.condition("Ready")["reason"] == "Serving"
+    assert cluster.replica_status(0)["restarts"] == 1
+    del cluster.objects["ConfigMap", "m-0"]
+    cluster.settle()
+    assert cluster.objects["Pod", "m-0-0"] == frontend
+    cluster.check()
+
+
+def test_with_policy_degrade_a_worker_without_a_node_is_waited_for_while_the_rest_serves() -> None:
+    cluster = degrading(nodes=2)
+    kept, lost = (pinned(pod) for pod in cluster.pods())
+    cluster.lose(lost)
+    cluster.settle()
+    assert cluster.names("Pod") == ["m-0-0"]
+    assert cluster.condition("Ready")["reason"] == "Degraded"
+    assert "there is room for 1" in cluster.condition("Ready")["message"]
+    cluster.nodes["node-9"] = gpu_node("node-9")
+    cluster.settle()
+    assert [pinned(pod) for pod in cluster.pods()] == [kept, "node-9"]
+    assert cluster.condition("Ready")["reason"] == "Serving"
+
+
+@pytest.mark.parametrize("failed", [["m-0-0"], ["m-0-0", "m-0-1"]])
+def test_with_policy_degrade_the_frontends_loss_still_restarts_the_whole_group(failed: list[str]) -> None:
+    cluster = degrading()
+    for name in failed:
+        cluster.fail(name)
+    cluster.settle()
+    assert {label(pod, "attempt") for pod in cluster.pods()} == {"2"}
 
 
 def test_a_replica_that_cannot_be_placed_holds_nothing_and_says_what_lacks() -> None:

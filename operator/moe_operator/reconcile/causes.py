@@ -48,6 +48,8 @@ class Failure:
     """CamelCase word for machines."""
     message: str
     """Sentence for people; the same as long as the cause is."""
+    slot: int | None = None
+    """The slot that it began with."""
 
 
 def failure(
@@ -114,7 +116,7 @@ def _node_lost(slot: int, node: str, nodes: Mapping[str, Object], now: datetime)
     if not node_lost(node, nodes, now):
         return None
     what = "is not ready" if node in nodes else "is gone"
-    return Failure("NodeLost", f"slot {slot}: node {node} {what}")
+    return Failure("NodeLost", f"slot {slot}: node {node} {what}", slot)
 
 
 def _evicted(pod: Object) -> bool:
@@ -128,7 +130,7 @@ def _taken(slot: int, pod: Object) -> Failure:
     said = (pod.get("status") or {}).get("message") if reason == "Evicted" else None
     detail = f": {_last_line(str(said))}" if said else ""
     message = f"slot {slot}: pod {name(pod)} {words.format(node=node_of(pod) or 'its node')}{detail}"
-    return Failure(reason, message)
+    return Failure(reason, message, slot)
 
 
 def _ended(slot: int, pod: Object) -> Iterator[tuple[str, Failure]]:
@@ -145,7 +147,7 @@ def _ended(slot: int, pod: Object) -> Iterator[tuple[str, Failure]]:
         where = node_of(pod) or "its node"
         reason = str(status.get("reason") or "PodFailed")
         word = reason if reason.isalnum() and reason.isascii() and reason[0].isalpha() else "PodFailed"
-        yield "~", Failure(word, f"slot {slot} on {where}: {said}")
+        yield "~", Failure(word, f"slot {slot} on {where}: {said}", slot)
 
 
 def _termination(state: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -165,13 +167,13 @@ def _exit(slot: int, pod: Object, state: Mapping[str, Any], ended: Mapping[str, 
     where = node_of(pod) or "its node"
     what = f"slot {slot} on {where}: container {state.get('name')}"
     if ended.get("reason") == "OOMKilled":
-        return Failure("OOMKilled", f"{what} ran out of memory (OOMKilled)")
+        return Failure("OOMKilled", f"{what} ran out of memory (OOMKilled)", slot)
     last = _last_line(str(ended.get("message") or ""))
     said = f": {last}" if last else ""
     if ended.get("reason") in ("StartError", "ContainerCannotRun"):
-        return Failure(str(ended["reason"]), f"{what} could not be started{said}")
+        return Failure(str(ended["reason"]), f"{what} could not be started{said}", slot)
     signal = f" (signal {ended['signal']})" if ended.get("signal") else ""
-    return Failure("ContainerExited", f"{what} exited with {ended.get('exitCode')}{signal}{said}")
+    return Failure("ContainerExited", f"{what} exited with {ended.get('exitCode')}{signal}{said}", slot)
 
 
 def _refused(pod: Object) -> Mapping[str, Any] | None:
@@ -186,7 +188,7 @@ def _unbound(slot: int, pod: Object, now: datetime) -> Failure | None:
     if refused is None or since is None or now - since < BIND_GRACE:
         return None
     said = _last_line(str(refused.get("message") or ""))
-    return Failure("Unschedulable", f"slot {slot}: the scheduler does not bind it to {node_of(pod)}: {said}")
+    return Failure("Unschedulable", f"slot {slot}: the scheduler does not bind it to {node_of(pod)}: {said}", slot)
 
 
 def _last_line(text: str) -> str:

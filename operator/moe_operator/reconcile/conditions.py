@@ -18,6 +18,9 @@ from moe_operator.verdict import reason, verdict
 LONGEST = 16384
 """Characters of a message."""
 
+DEGRADED = "Degraded"
+"""Reason while replicas serve without a slot, as failure.policy degrade asks."""
+
 Status = Literal["True", "False", "Unknown"]
 
 
@@ -110,14 +113,29 @@ def _progress(picture: Picture) -> Iterator[Finding]:
         yield Finding("Unplaceable", homeless)
     if picture.outdated:
         yield Finding("RollingOut", _rolling(picture))
-    for outcome in picture.wanted:
-        record = outcome.replica.record
-        if record is not None and record.last_failure is not None and not outcome.serving:
-            yield Finding("Restarting", f"replica {outcome.replica.index}: {record.last_failure}")
+    yield from _recovery(picture)
     if any(o.leaving for o in picture.outcomes) or len(picture.outcomes) > len(picture.wanted):
         yield Finding("ScalingDown", f"down to {_replicas(picture.desired)}")
     if picture.serving < picture.desired:
         yield Finding("Starting", f"{picture.serving} of {_replicas(picture.desired)} answer; the others start")
+    yield from _degraded(picture)
+
+
+def _recovery(picture: Picture) -> Iterator[Finding]:
+    """Replicas that failed and do not serve again yet."""
+    for outcome in picture.wanted:
+        record = outcome.replica.record
+        if record is not None and record.last_failure is not None and not outcome.serving:
+            yield Finding("Restarting", f"replica {outcome.replica.index}: {record.last_failure}")
+
+
+def _degraded(picture: Picture) -> Iterator[Finding]:
+    """Replicas that serve without one of their slots."""
+    for outcome in picture.wanted:
+        record = outcome.replica.record
+        if record is not None and outcome.replica.degraded:
+            lack = f"; {outcome.unplaceable}" if outcome.unplaceable else ""
+            yield Finding(DEGRADED, f"replica {outcome.replica.index} goes on without {record.last_failure}{lack}")
 
 
 def _rolling(picture: Picture) -> str:
@@ -135,7 +153,7 @@ def _rolling(picture: Picture) -> str:
 def _ready(picture: Picture, blocked: Finding | None, progress: Finding | None) -> tuple[Status, Finding]:
     found = blocked or progress
     if found is not None:
-        return "False", found
+        return ("True" if found.reason == DEGRADED else "False"), found
     if picture.desired == 0:
         return "True", Finding("ScaledToZero", "no replica is asked for")
     return "True", Finding("Serving", f"{_replicas(picture.desired)} answer")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
+from moe_operator.manifests import chosen_gang
 from moe_operator.placement import Placement, Unplaceable
 from moe_operator.reconcile import causes, children, objects
 from moe_operator.reconcile.causes import Failure
@@ -113,7 +114,7 @@ def replace_with(scene: Scene, replica: Replica, revision: Revision) -> Outcome:
     placement = scene.ground.place(replica.index, revision, stay)
     if isinstance(placement, Unplaceable):
         return replace(advance(scene, replica), unplaceable=placement)
-    record = Record(revision.hash, replica.record.attempt + 1, (), surge=replica.record.surge)
+    record = Record(revision.hash, replica.record.latest + 1, (), surge=replica.record.surge)
     outcome = _launch(scene, replica, revision, _placed(record, placement))
     return outcome if outcome.taken else replace(outcome, restarting=bool(replica.every_pod))
 
@@ -137,7 +138,8 @@ def advance(scene: Scene, replica: Replica) -> Outcome:
     if failure is not None:
         return _restart(scene, replica, record, failure)
     if replica.stale:
-        return _join(_hold(scene, replica, record), Outcome(replica, (scene.clear(replica.stale),), restarting=True))
+        restarting = not replica.degraded
+        return replace(_then(_hold(scene, replica, record), scene.clear(replica.stale)), restarting=restarting)
     if not replica.whole:
         return _complete(scene, replica, replica.revision, record)
     return _watch(scene, replica, record)
@@ -148,9 +150,9 @@ def _failure(scene: Scene, replica: Replica, record: Record) -> Failure | None:
     assert replica.revision is not None
     if found is not None and found.reason == "Unschedulable" and replica.revision.spec.scheduling.queue_name:
         found = None  # a queue may keep it waiting as long as it likes
-    if found is None and replica.served and not replica.whole:
-        gone = next(slot for slot in range(len(record.nodes)) if slot not in replica.pods)
-        return Failure("PodDeleted", f"slot {gone}: its pod was deleted")
+    if found is None and replica.served and not replica.whole and not replica.degraded:
+        gone = next(slot for slot, _ in enumerate(record.nodes) if slot not in (*replica.pods, *dict(record.renewed)))
+        return Failure("PodDeleted", f"slot {gone}: its pod was deleted", gone)
     return found
 
 
@@ -164,18 +166,32 @@ def _restart(scene: Scene, replica: Replica, record: Record, failure: Failure) -
         ended = replace(record, restarts=restarts, failed=failure.reason, last_failure=failure.message)
         return _failed(scene, replace(replica, record=ended), ended)
     delay = min(timedelta(seconds=settings.backoff) * 2 ** min(restarts, 20), LONGEST_BACKOFF)
-    following = replace(
+    told = replace(
         record,
-        attempt=record.attempt + 1,
         restarts=restarts + 1,
         last_failure=failure.message,
         not_before=_whole_second(now + delay),
-        ready_since=None,
         failed=None,
     )
-    revised = scene.revised(replica, following)
-    held = _hold(scene, revised, following)
-    return replace(_then(held, scene.clear(revised.stale)), restarting=True, wake_after_s=(delay.total_seconds(),))
+    if settings.policy == "degrade" and _alone(scene, replica, record, failure):
+        assert failure.slot is not None
+        renewed = dict(record.renewed) | {failure.slot: record.latest + 1}
+        following = replace(told, renewed=tuple(sorted(renewed.items())), ready_since=_whole_second(now))
+    else:
+        following = replace(told, attempt=record.latest + 1, renewed=(), ready_since=None)
+    revised = with_record(objects.name(scene.view.deployment), replica, following, scene.revisions)
+    held = _then(_hold(scene, revised, following), scene.clear(revised.stale))
+    return replace(held, restarting=not following.renewed, wake_after_s=(delay.total_seconds(),))
+
+
+def _alone(scene: Scene, replica: Replica, record: Record, failure: Failure) -> bool:
+    """Whether a serving group can go on without the slot that failed: not the frontend's, and no other failed too."""
+    if failure.slot in (None, 0) or not replica.served or replica.revision is None:
+        return False
+    others = {slot: pod for slot, pod in replica.pods.items() if slot != failure.slot}
+    missing = set(range(len(record.nodes))) - others.keys() - dict(record.renewed).keys() - {failure.slot}
+    queued = chosen_gang(replica.revision.spec.scheduling, scene.view.served) == "kueue"  # admits whole groups only
+    return not missing and not queued and causes.failure(others, scene.nodes, record.nodes, scene.view.now) is None
 
 
 def _failed(scene: Scene, replica: Replica, record: Record) -> Outcome:
@@ -193,10 +209,15 @@ def _complete(scene: Scene, replica: Replica, revision: Revision, record: Record
     """Make the pods that are missing, on nodes that can take them."""
     wait = 0.0 if record.not_before is None else (record.not_before - scene.view.now).total_seconds()
     if wait > 0:
-        return replace(_hold(scene, replica, record), wake_after_s=(wait,), restarting=True)
-    if replica.pods or (record.nodes and scene.ground.holds(replica.index, revision, record.nodes)):
+        return replace(_hold(scene, replica, record), wake_after_s=(wait,), restarting=not replica.degraded)
+    if record.nodes and scene.ground.holds(replica.index, revision, record.nodes):
         return _launch(scene, replica, revision, record)
-    placement = scene.ground.place(replica.index, revision, record.nodes)
+    placement = scene.ground.place(replica.index, revision, record.nodes, fixed=replica.pods)
+    if isinstance(placement, Unplaceable) and replica.degraded:
+        held = _hold(scene, replica, record)
+        return replace(held, unplaceable=placement, wake_after_s=(PLACE_AGAIN_S,))
+    if isinstance(placement, Unplaceable) and replica.pods:
+        return _restart(scene, replica, record, Failure("Unplaceable", f"no room for all its slots: {placement}"))
     if isinstance(placement, Unplaceable):
         waiting = replace(record, nodes=(), score=None, misses=())
         scene.ground.take(replace(replica, record=waiting))
@@ -227,9 +248,7 @@ def _hold(scene: Scene, replica: Replica, record: Record) -> Outcome:
 def _launch(scene: Scene, replica: Replica, revision: Revision, record: Record) -> Outcome:
     """Record and children, then the pods that are missing; old pods must be gone first."""
     wanted = _beside_pods(scene, replica.index, revision, record)
-    pods = children.pods(
-        scene.view.deployment, revision, replica.index, record.attempt, record.nodes, scene.view.served
-    )
+    pods = _pods(scene, replica.index, revision, record)
     taken = tuple(scene.observed.taken([*wanted, *pods]))
     if taken:
         return Outcome(replica, taken=taken, wake_after_s=(PLACE_AGAIN_S,))
@@ -240,6 +259,15 @@ def _launch(scene: Scene, replica: Replica, revision: Revision, record: Record) 
     missing = tuple(Write("apply", pod) for pod in pods if identity(pod) not in present)
     second = (*scene.clear(revised.stale), *_outlived(replica, wanted)) if revised.stale else missing
     return Outcome(revised, (scene.observed.missing(wanted), second))
+
+
+def _pods(scene: Scene, index: int, revision: Revision, record: Record) -> tuple[Object, ...]:
+    """The pod of each slot, of the attempt it belongs to."""
+    by_attempt = {
+        attempt: children.pods(scene.view.deployment, revision, index, attempt, record.nodes, scene.view.served)
+        for attempt in {record.attempt_of(slot) for slot, _ in enumerate(record.nodes)}
+    }
+    return tuple(by_attempt[record.attempt_of(slot)][slot] for slot, _ in enumerate(record.nodes))
 
 
 def _beside_pods(scene: Scene, index: int, revision: Revision, record: Record) -> tuple[Object, ...]:
@@ -274,10 +302,6 @@ def _same_shape(before: Revision | None, after: Revision) -> bool:
 
 def _then(outcome: Outcome, writes: tuple[Write, ...]) -> Outcome:
     return replace(outcome, stages=(*outcome.stages, writes))
-
-
-def _join(first: Outcome, second: Outcome) -> Outcome:
-    return replace(second, stages=(*first.stages, *second.stages), taken=first.taken)
 
 
 def _whole_second(time: datetime) -> datetime:

@@ -43,15 +43,22 @@ class Ground:
         for index, replica in self.replicas.items():
             self._taken[index] = list(self._of(replica))
 
-    def place(self, index: int, revision: Revision, stay: Sequence[str] = ()) -> Placement | Unplaceable:
-        """Place a replica. Slots whose node in `stay` can still hold them stay there, if the others can be placed so."""
+    def place(
+        self, index: int, revision: Revision, stay: Sequence[str] = (), fixed: Iterable[int] = ()
+    ) -> Placement | Unplaceable:
+        """Place a replica.
+
+        Slots whose node in `stay` can still hold them stay there, if the others can be placed so; `fixed` slots stay
+        there in any case, since they run.
+        """
         if revision in self._refused and not self._taken.get(index):
             return self._refused[revision]
         nodes = self._beside(index)
-        kept = self._fitting(nodes, revision, stay)
+        held = {slot: stay[slot] for slot in fixed}
+        kept = self._fitting(nodes, revision, stay) | held
         found = self._place(index, revision, nodes, kept)
-        if isinstance(found, Unplaceable) and kept:
-            found = self._place(index, revision, nodes, {})
+        if isinstance(found, Unplaceable) and kept != held:
+            found = self._place(index, revision, nodes, held)
         if isinstance(found, Unplaceable) and not self._taken.get(index):
             self._refused[revision] = found
         return found

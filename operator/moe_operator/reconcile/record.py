@@ -42,6 +42,17 @@ class Record:
     """Whether the replica is beyond the desired count, for the time of a rollout."""
     failed: str | None = None
     """Why the replica is not restarted any more, as a word for machines; None while it is."""
+    renewed: tuple[tuple[int, int], ...] = ()
+    """Slots whose pod was replaced alone, and the attempt of that, for replicas that go on degraded."""
+
+    def attempt_of(self, slot: int) -> int:
+        """Attempt that the pod of a slot belongs to."""
+        return dict(self.renewed).get(slot, self.attempt)
+
+    @property
+    def latest(self) -> int:
+        """The last attempt of any slot."""
+        return max([self.attempt, *(attempt for _, attempt in self.renewed)])
 
     def data(self) -> dict[str, Any]:
         """As JSON: camelCase, times as Kubernetes writes them."""
@@ -67,6 +78,7 @@ def read_record(holder: Object, slots: Mapping[str, int]) -> Record | None:
             ready_since=parse_time(data.get("readySince")),
             surge=_is(data.get("surge", False), bool),
             failed=None if data.get("failed") is None else _is(data["failed"], str),
+            renewed=tuple((_is(slot, int), _is(attempt, int)) for slot, attempt in data.get("renewed") or ()),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -49,7 +49,15 @@ class Replica:
     def serving(self) -> bool:
         """Whether the endpoint answers and nobody is taking a pod away."""
         answered = self.endpoint is not None and self.endpoint.answered
-        return answered and self.whole and not any(map(terminating, self.pods.values()))
+        enough = self.whole or (self.degraded and 0 in self.pods)
+        return answered and enough and not any(map(terminating, self.pods.values()))
+
+    @property
+    def degraded(self) -> bool:
+        """Whether slots that are replaced alone have no pod."""
+        renewed = dict(self.record.renewed) if self.record is not None else {}
+        missing = set(range(len(self.record.nodes))) - self.pods.keys() if self.record is not None else set()
+        return bool(missing) and missing <= renewed.keys()
 
     @property
     def served(self) -> bool:
@@ -107,25 +115,26 @@ def with_record(base: str, replica: Replica, record: Record, revisions: Mapping[
 
 def restored(base: str, replica: Replica, revisions: Mapping[str, Revision]) -> Record | None:
     """A lost record out of the pods, if these are one whole group that nobody takes away."""
-    pods = replica.stale
-    plans = {labels(pod).get(PLAN_LABEL, "") for pod in pods}
-    attempts = {label_number(pod, ATTEMPT_LABEL) for pod in pods}
+    pods = {label_number(pod, SLOT_LABEL): pod for pod in replica.stale}
+    plans = {labels(pod).get(PLAN_LABEL, "") for pod in replica.stale}
     known = [revision for revision in revisions.values() if {revision.hash[:SHORT]} == plans]
-    nodes = {label_number(pod, SLOT_LABEL): objects.node_of(pod) for pod in pods}
-    if len(known) != 1 or len(attempts) != 1 or any(map(terminating, pods)):
+    if len(known) != 1 or len(replica.stale) != known[0].plan.slots or any(map(terminating, replica.stale)):
         return None
-    slots = known[0].plan.slots
-    order = [nodes.get(slot) for slot in range(slots)]
-    attempt = attempts.pop()
-    if attempt is None or len(pods) != slots or None in order:
+    group = [pods.get(slot) for slot in range(known[0].plan.slots)]
+    found = [(label_number(pod, ATTEMPT_LABEL), objects.node_of(pod)) for pod in group if pod is not None]
+    attempts = [attempt for attempt, _ in found if attempt]
+    nodes = tuple(node for _, node in found if node is not None)
+    if not len(attempts) == len(nodes) == len(group):
         return None
-    record = Record(known[0].hash, attempt, tuple(node for node in order if node is not None))
-    return record if len(with_record(base, replica, record, revisions).pods) == slots else None
+    first = min(attempts)
+    renewed = tuple((slot, attempt) for slot, attempt in enumerate(attempts) if attempt != first)
+    record = Record(known[0].hash, first, nodes, renewed=renewed)
+    return record if len(with_record(base, replica, record, revisions).pods) == len(group) else None
 
 
 def _is_current(base: str, index: int, slot: int, pod: Object, record: Record) -> bool:
     return (
-        label_number(pod, ATTEMPT_LABEL) == record.attempt
+        label_number(pod, ATTEMPT_LABEL) == record.attempt_of(slot)
         and labels(pod).get(PLAN_LABEL) == record.plan[:SHORT]
         and name(pod) == child_name(base, index, slot)
     )

@@ -1,6 +1,6 @@
 """The status: conditions, the plan's figures, what was measured, and each replica, out of one decision."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from moe_plan.units import format_bytes, format_seconds
 STEADY = 0.1
 """A measured figure is written anew when it has changed by more than this share."""
 MISSES_SHOWN = 8
+MISS = 256
 SENTENCE = 1024
+NODE_CHARACTERS = 2**18
+"""Characters of node names in a status: the replicas beyond have theirs in their records alone."""
 
 Phase = Literal["Pending", "Starting", "Ready", "Restarting", "Failed", "Terminating"]
 
@@ -33,7 +36,7 @@ def summarise(picture: Picture) -> dict[str, Any]:
         conditions=conditions(picture, before.get("conditions") or ()),
         plan=_figures(picture.main),
         measured=_measured(picture, before.get("measured")),
-        replica_statuses=tuple(map(_replica, picture.outcomes[: models.MAX_REPLICAS_SHOWN])),
+        replica_statuses=replica_statuses(picture.outcomes),
     )
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -79,22 +82,38 @@ def _steady(found: models.MeasuredFigures, before: Any) -> models.MeasuredFigure
     return old if all(abs(new - was) <= STEADY * was for new, was in pairs) else found
 
 
-def _replica(outcome: Outcome) -> models.ReplicaStatus:
-    replica = outcome.replica
-    record, revision = replica.record, replica.revision
-    score = record.score if record is not None else None
-    return models.ReplicaStatus(
+def replica_statuses(outcomes: Sequence[Outcome]) -> tuple[models.ReplicaStatus, ...]:
+    """The first replicas one by one, within what an object of the API server holds."""
+    shown, room = [], NODE_CHARACTERS
+    for outcome in outcomes[: models.MAX_REPLICAS_SHOWN]:
+        nodes = outcome.replica.record.nodes if outcome.replica.record is not None else ()
+        room -= sum(map(len, nodes))
+        shown.append(_replica(outcome, nodes if room >= 0 else ()))
+    return tuple(shown)
+
+
+def _replica(outcome: Outcome, nodes: tuple[str, ...]) -> models.ReplicaStatus:
+    replica, record = outcome.replica, outcome.replica.record
+    status = models.ReplicaStatus(
         index=replica.index,
         phase=phase(outcome),
-        hash=record.plan if record is not None else "",
+        hash="",
         ready_slots=sum(holds(pod, "Ready") for pod in replica.pods.values()),
-        slots=revision.plan.slots if revision is not None else len(record.nodes) if record is not None else 0,
-        nodes=record.nodes if record is not None else (),
-        placement_score="" if score is None else f"{score:.2f}",
-        placement_misses=_sentences(record.misses if record is not None else ()),
-        restarts=record.restarts if record is not None else 0,
-        last_failure=record.last_failure if record is not None else None,
+        slots=replica.revision.plan.slots if replica.revision is not None else 0,
+        nodes=nodes,
+        placement_score="",
     )
+    if record is None:
+        return status
+    told = {
+        "hash": record.plan,
+        "slots": status.slots or len(record.nodes),
+        "placement_score": "" if record.score is None else f"{record.score:.2f}",
+        "placement_misses": tuple(_cut(miss, MISS) for miss in record.misses[:MISSES_SHOWN]),
+        "restarts": record.restarts,
+        "last_failure": None if record.last_failure is None else _cut(record.last_failure, SENTENCE),
+    }
+    return status.model_copy(update=told)
 
 
 def phase(outcome: Outcome) -> Phase:
@@ -112,8 +131,8 @@ def phase(outcome: Outcome) -> Phase:
     return "Restarting" if again else "Starting"
 
 
-def _sentences(misses: Iterable[str]) -> tuple[str, ...]:
-    return tuple(miss[:SENTENCE] for miss in misses)[:MISSES_SHOWN]
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _number(rate: float) -> int:
