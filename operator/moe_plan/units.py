@@ -61,13 +61,13 @@ def parse_fraction(value: Any) -> float:
 Quantity = Annotated[
     float,
     BeforeValidator(parse_quantity),
-    Field(gt=0, allow_inf_nan=False),
+    Field(gt=0.0, allow_inf_nan=False),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32}),
 ]
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    Field(gt=0, allow_inf_nan=False),
+    Field(gt=0.0, allow_inf_nan=False),
     WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "maxLength": 32}),
 ]
 Fraction = Annotated[
