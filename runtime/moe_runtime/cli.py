@@ -18,6 +18,8 @@ from typing import Any, Literal, NoReturn
 from moe_plan.plan import Plan
 from moe_runtime.errors import RankLost, RuntimeFailure
 
+log = logging.getLogger(__name__)
+
 UNACCEPTABLE = 1
 WRONG_USE = 2
 RANKS_FAILED = 3
@@ -73,25 +75,27 @@ def _serve(options: argparse.Namespace) -> None:
     from moe_runtime.frontend.announce import plan_lines
     from moe_runtime.frontend.listen import listen
     from moe_runtime.frontend.plan_file import read_plan
+    from moe_runtime.frontend.signals import Signals
     from moe_runtime.host.rank_host import RankHost
 
     plan = read_plan(options.plan)
     listening = listen(options.host, plan.port if options.port is None else options.port)
     device = _device(options, plan)
     for line in plan_lines(plan, device, options.checkpoint):
-        logging.getLogger(__name__).info("%s", line)
+        log.info("%s", line)
 
     def renew() -> RankHost:
         return RankHost(plan, options.checkpoint, device)
 
-    ranks = renew()
-    try:
-        # Imported while the ranks import torch.
-        from moe_runtime.frontend.server import serve
+    with Signals() as signals:
+        ranks = renew()
+        try:
+            # Imported while the ranks import torch.
+            from moe_runtime.frontend.server import serve
 
-        serve(plan, options.checkpoint, listening, ranks, renew)
-    finally:
-        ranks.stop()
+            serve(plan, options.checkpoint, listening, ranks, renew, signals)
+        finally:
+            ranks.stop()
 
 
 def _generate(options: argparse.Namespace) -> None:

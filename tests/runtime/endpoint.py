@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -103,11 +103,14 @@ class Command:
                 self.lines.append(line)
         return status
 
-    def kill(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End it however it stands."""
         if self.process.poll() is None:
             self.process.kill()
-        self.wait()
+            self.wait()
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()

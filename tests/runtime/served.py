@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from endpoint import DEADLINE_S, Endpoint, write_tokenizer
+from endpoint import Endpoint, write_tokenizer
 from tiny_models import PROMPTS, TinyModel, make_tiny
 from tiny_plans import tiny_plan
 
@@ -58,10 +58,9 @@ def serve_tiny(folder: Path) -> Iterator[Served]:
     tokenizer = load_tokenizer(folder)
     assert tokenizer
     plan = tiny_plan(tiny.config, ep=2, tp=2, pp=2, micro_batches=2, max_batch_tokens=64, max_model_length=MOST_TOKENS)
-    endpoint = Endpoint(folder, plan, folder, {"MOE_API_KEY": KEY})
     headers = {"Authorization": f"Bearer {KEY}"}
-    try:
-        with httpx.Client(base_url=endpoint.url, timeout=DEADLINE_S, headers=headers) as client:
-            yield Served(endpoint, tiny, tokenizer, end_token, client)
-    finally:
-        endpoint.kill()
+    with (
+        Endpoint(folder, plan, folder, {"MOE_API_KEY": KEY}) as endpoint,
+        endpoint.client(headers=headers) as client,
+    ):
+        yield Served(endpoint, tiny, tokenizer, end_token, client)

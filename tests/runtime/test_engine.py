@@ -146,6 +146,7 @@ def test_stopping_ends_what_does_not_finish_in_time() -> None:
         answer = asyncio.create_task(tokens_of(engine))
         await asyncio.sleep(0)
         await engine.drain(0.01)
+        engine.abandon()
         with pytest.raises(Stopping):
             await answer
         with pytest.raises(Stopping):

@@ -26,10 +26,9 @@ class Run:
 
     def __init__(self, folder: Path, tiny: TinyModel, prompts: Any, *options: str, **plan: Any) -> None:
         self.output, self.logits = folder / "out.json", folder / "out.safetensors"
-        command = Command([*arguments(folder, tiny, prompts, **plan), *options])
-        self.status = command.wait()
-        self.stderr = command.stderr
-        command.kill()
+        with Command([*arguments(folder, tiny, prompts, **plan), *options]) as command:
+            self.status = command.wait()
+            self.stderr = command.stderr
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -138,10 +137,8 @@ def test_no_prompts_are_no_answers(tmp_path: Path, mixtral: TinyModel) -> None:
 def test_a_checkpoint_of_another_shape_is_told_in_a_sentence(tmp_path: Path, mixtral: TinyModel) -> None:
     given = arguments(tmp_path, mixtral, [[1]])
     (tmp_path / "plan.json").write_text(tiny_plan({**mixtral.config, "intermediate_size": 64}).model_dump_json())
-    command = Command(given)
-    status = command.wait()
-    command.kill()
-    assert status == 1
+    with Command(given) as command:
+        assert command.wait() == 1
     assert command.lines[-1].startswith("error: ")
     assert "48" in command.lines[-1]
     assert "Traceback" not in command.stderr

@@ -22,9 +22,8 @@ LAYOUT = {"ep": 2, "tp": 1, "pp": 1}
 
 @pytest.fixture
 def endpoint(tmp_path: Path, qwen3_moe: TinyModel) -> Iterator[Endpoint]:
-    endpoint = Endpoint(tmp_path, tiny_plan(qwen3_moe.config, **LAYOUT), qwen3_moe.path)
-    yield endpoint
-    endpoint.kill()
+    with Endpoint(tmp_path, tiny_plan(qwen3_moe.config, **LAYOUT), qwen3_moe.path) as endpoint:
+        yield endpoint
 
 
 def shared_memory() -> set[str]:
@@ -39,8 +38,7 @@ def ask(endpoint: Endpoint, **body: Any) -> httpx.Response:
 @pytest.mark.slow
 def test_it_tells_its_plan_a_line_a_stage_and_what_to_paste(tmp_path: Path, qwen3_moe: TinyModel) -> None:
     plan = tiny_plan(qwen3_moe.config, ep=2, tp=2, pp=2, rank_order=("ep", "pp", "tp"))
-    endpoint = Endpoint(tmp_path, plan)
-    try:
+    with Endpoint(tmp_path, plan) as endpoint:
         assert endpoint.url.startswith("http://127.0.0.1:")
         paste = endpoint.wait_for_line(r"^curl ")
         assert endpoint.lines[:3] == [
@@ -56,8 +54,6 @@ def test_it_tells_its_plan_a_line_a_stage_and_what_to_paste(tmp_path: Path, qwen
         assert response.json()["usage"]["completion_tokens"] == 32
         text = ask(endpoint, prompt="Hello").json()["error"]["message"]
         assert "no tokenizer.json, so it takes a list of token ids" in text
-    finally:
-        endpoint.kill()
 
 
 @pytest.mark.slow
@@ -87,13 +83,29 @@ def test_a_signal_lets_running_requests_finish(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_during_the_start_ends_it_at_once(tmp_path: Path, qwen3_moe: TinyModel) -> None:
-    endpoint = Endpoint(tmp_path, tiny_plan(qwen3_moe.config, **LAYOUT), qwen3_moe.path)
-    endpoint.wait_for_line("^stage 0")
+def test_a_second_signal_ends_running_requests(endpoint: Endpoint) -> None:
+    body = {"prompt": [1, 2, 3], "max_tokens": 250, "temperature": 0, "stream": True}
+    with endpoint.client() as client, client.stream("POST", "/v1/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(endpoint.ranks()[0], signal.SIGSTOP)  # so that the answer cannot be complete in time
+        endpoint.process.send_signal(signal.SIGTERM)
+        endpoint.wait_for_line("^stopping")
+        endpoint.process.send_signal(signal.SIGTERM)
+        last = [line for line in lines if line][-1]
+    assert "the server is shutting down" in last
     family = endpoint.descendants()
-    assert endpoint.end(signal.SIGTERM) in (0, 128 + signal.SIGTERM)
+    assert endpoint.wait() == 0
     assert wait_until_gone(family) == set()
-    endpoint.kill()
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_start_ends_it_at_once(tmp_path: Path, qwen3_moe: TinyModel) -> None:
+    with Endpoint(tmp_path, tiny_plan(qwen3_moe.config, **LAYOUT), qwen3_moe.path) as endpoint:
+        endpoint.wait_for_line("^starting 2 ranks")
+        family = endpoint.descendants()
+        assert endpoint.end(signal.SIGTERM) in (0, 128 + signal.SIGTERM)
+        assert wait_until_gone(family) == set()
 
 
 def test_a_request_survives_a_lost_rank(endpoint: Endpoint, qwen3_moe: TinyModel) -> None:
@@ -121,9 +133,8 @@ def test_health_tells_of_the_start(tmp_path: Path, qwen3_moe: TinyModel) -> None
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     plan = tiny_plan(qwen3_moe.config, **LAYOUT)
-    endpoint = Endpoint(tmp_path, plan, qwen3_moe.path, options=["--port", str(port)])
-    try:
-        endpoint.wait_for_line("^stage 0")
+    with Endpoint(tmp_path, plan, qwen3_moe.path, options=["--port", str(port)]) as endpoint:
+        endpoint.wait_for_line("^starting 2 ranks")
         response = httpx.get(f"http://127.0.0.1:{port}/health", timeout=60)
         assert response.status_code == 503
         assert response.json() == {"status": "starting", "detail": "2 ranks are starting"}
@@ -132,8 +143,6 @@ def test_health_tells_of_the_start(tmp_path: Path, qwen3_moe: TinyModel) -> None
         assert "not ready yet" in refused.json()["error"]["message"]
         assert endpoint.url.endswith(str(port))
         assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).status_code == 200
-    finally:
-        endpoint.kill()
 
 
 @pytest.mark.slow
@@ -189,10 +198,8 @@ def test_a_bad_checkpoint_ends_it_with_a_sentence(tmp_path: Path, qwen3_moe: Tin
         (checkpoint / file.name).write_bytes(file.read_bytes())
     (weights,) = checkpoint.glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
-    command = Endpoint(tmp_path, tiny_plan(qwen3_moe.config, **LAYOUT), checkpoint)
-    status = command.wait()
-    command.kill()
-    assert status == 1
+    with Endpoint(tmp_path, tiny_plan(qwen3_moe.config, **LAYOUT), checkpoint) as command:
+        assert command.wait() == 1
     assert weights.name in command.lines[-1]
     assert "Traceback" not in command.stderr
 
@@ -203,10 +210,8 @@ def test_a_bad_tokenizer_ends_it_with_a_sentence(tmp_path: Path, qwen3_moe: Tiny
     for file in qwen3_moe.path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / name).write_text("{")
-    command = Endpoint(tmp_path, tiny_plan(qwen3_moe.config), tmp_path)
-    status = command.wait()
-    command.kill()
-    assert status == 1
+    with Endpoint(tmp_path, tiny_plan(qwen3_moe.config), tmp_path) as command:
+        assert command.wait() == 1
     assert name in command.lines[-1]
     assert "Traceback" not in command.stderr
 
@@ -214,12 +219,10 @@ def test_a_bad_tokenizer_ends_it_with_a_sentence(tmp_path: Path, qwen3_moe: Tiny
 @pytest.mark.slow
 def test_the_bench_prints_what_it_saw(endpoint: Endpoint) -> None:
     sizes = ["--requests", "5", "--concurrency", "2", "--input-tokens", "9", "--output-tokens", "4"]
-    command = Command(["bench", "--url", f"{endpoint.url}/v1", *sizes])
-    assert command.process.stdout is not None
-    said = command.process.stdout.read()
-    status = command.wait()
-    command.kill()
-    assert status == 0, command.stderr
+    with Command(["bench", "--url", f"{endpoint.url}/v1", *sizes]) as command:
+        assert command.process.stdout is not None
+        said = command.process.stdout.read()
+        assert command.wait() == 0, command.stderr
     assert said.startswith("5 requests answered by tiny (9 tokens in, 4 out, 2 at a time)")
     assert "TTFT" in said
     assert "TPOT" in said

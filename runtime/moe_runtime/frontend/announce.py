@@ -12,13 +12,14 @@ MOST_RANGES = 4
 
 
 def plan_lines(plan: Plan, device: str, checkpoint: Path | None) -> Iterator[str]:
-    """The plan in a line, and each stage in one."""
+    """The plan in a line, each stage in one, and what comes next."""
     degrees = plan.degrees
     weights = f"weights of {checkpoint}" if checkpoint else "random weights"
     layout = f"EP{degrees.ep}·TP{degrees.tp}·PP{degrees.pp}"
     yield f"{plan.name}: {plan.model.name} on {degrees.world} {device} ranks, {layout}, {weights}"
     for stage in plan.stages:
         yield _stage_line(plan, stage)
+    yield f"starting {degrees.world} ranks"
 
 
 def paste_line(url: str, prompt: str, has_key: str | None) -> str:

@@ -5,6 +5,7 @@ computes each request's known tokens again: a lost rank costs a re-prefill, not 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -163,13 +164,14 @@ class Engine:
             await asyncio.shield(asyncio.to_thread(self._ranks.stop))
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more requests; let those at hand finish within the grace, and end the rest."""
-        stopping = Stopping("the server is shutting down")
-        self._close("stopping", stopping)
-        try:
+        """Take no more requests, and give those at hand so much time to finish."""
+        self._close("stopping", Stopping("the server is shutting down"))
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._became_idle.wait(), grace_s)
-        except TimeoutError:
-            self._end_all(stopping)
+
+    def abandon(self) -> None:
+        """End the requests at hand, each with the cause."""
+        self._end_all(self._failure or Stopping("the server is shutting down"))
 
     def _show(self, state: State, detail: str) -> None:
         """Tell what the engine is doing, unless it is on its way out."""

@@ -73,5 +73,5 @@ async def _collect(engine: Engine, asks: Sequence[Ask]) -> list[Progress]:
         made += 1
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            log.info("%d tokens of at most %d", made, sum(ask.max_tokens for ask in asks))
+            log.info("generated %d of at most %d tokens", made, sum(ask.max_tokens for ask in asks))
     return [last[request.number] for request in answers.requests]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from moe_runtime.frontend.engine import Engine, Ranks
 from moe_runtime.frontend.listen import Listening
 from moe_runtime.frontend.metrics import Metrics
 from moe_runtime.frontend.service import Service
+from moe_runtime.frontend.signals import Signals
 from moe_runtime.frontend.tokenizer import end_tokens, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -34,19 +34,31 @@ CLOSE_S = 3
 """Time that connections have to close."""
 
 
-def serve(plan: Plan, checkpoint: Path | None, listening: Listening, ranks: Ranks, renew: Callable[[], Ranks]) -> None:
+def serve(
+    plan: Plan,
+    checkpoint: Path | None,
+    listening: Listening,
+    ranks: Ranks,
+    renew: Callable[[], Ranks],
+    signals: Signals,
+) -> None:
     """Serve until SIGINT or SIGTERM. Raises RuntimeFailure when the ranks cannot be started or kept running."""
-    asyncio.run(_serve(plan, checkpoint, listening, ranks, renew))
+    asyncio.run(_serve(plan, checkpoint, listening, ranks, renew, signals))
 
 
 async def _serve(
-    plan: Plan, checkpoint: Path | None, listening: Listening, ranks: Ranks, renew: Callable[[], Ranks]
+    plan: Plan,
+    checkpoint: Path | None,
+    listening: Listening,
+    ranks: Ranks,
+    renew: Callable[[], Ranks],
+    signals: Signals,
 ) -> None:
     metrics = Metrics()
     engine = Engine(plan, ranks, renew, metrics)
     service = _service(plan, checkpoint, engine, metrics)
     http = _Http(_config(service))
-    first, second = _signals()
+    first, second = signals.events()
     serving = asyncio.create_task(http.serve([listening.socket]))
     running = asyncio.create_task(engine.run())
     try:
@@ -71,6 +83,7 @@ async def _wind_down(engine: Engine, running: asyncio.Task[None], second: asynci
         return
     log.info("stopping: running requests have %.0f s to finish; again to stop at once", GRACE_S)
     await _until(asyncio.create_task(engine.drain(GRACE_S)), second)
+    engine.abandon()
 
 
 async def _until(task: asyncio.Task[None], *events: asyncio.Event) -> None:
@@ -81,18 +94,6 @@ async def _until(task: asyncio.Task[None], *events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-def _signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Events of the first SIGINT or SIGTERM, and of the second."""
-    first, second = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (second if first.is_set() else first).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    return first, second
 
 
 class _Http(uvicorn.Server):
