@@ -26,7 +26,9 @@ def qwen2_layers(fields: Fields) -> tuple[Layer, ...]:
 def qwen3_layers(fields: Fields) -> tuple[Layer, ...]:
     """Layers of a qwen3_moe config."""
     plain = blocks.with_projection_biases(fields, blocks.grouped_attention(fields))
-    moe = blocks.gated_moe(fields, *blocks.experts_of(fields, "num_experts"), fields.count("moe_intermediate_size"))
+    # transformers 5 writes num_local_experts, and reads either.
+    experts, top_k = blocks.experts_of(fields, "num_experts", "num_local_experts")
+    moe = blocks.gated_moe(fields, experts, top_k, fields.count("moe_intermediate_size"))
     attentions = _windowed(fields, blocks.with_head_norms(plain))
     return blocks.assemble(fields, attentions, sparse_steps(fields, moe))
 
