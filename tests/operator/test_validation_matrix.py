@@ -1,0 +1,185 @@
+"""What a person reads of a manifest that cannot work: the same words from kubectl, the webhook and the status."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from control_plane import ControlPlane
+from served_webhook import home, settings, until_asked, webhook
+
+from moe_operator.reconcile.decide import decide
+from moe_operator.reconcile.model import View
+from moe_operator.webhook.review import review
+
+ROOT = Path(__file__).parents[2]
+TABLES = Path(__file__).with_name("invalid")
+NAMESPACE = "validation"
+SEEDS = ("seed-s1", "seed-s2", "seed-s3", "seed-s4")
+
+Case = dict[str, Any]
+Told = Callable[[Case, str], None]
+
+
+def table(name: str) -> Any:
+    """The cases of a table, one a test."""
+    rows = yaml.safe_load((TABLES / f"{name}.yaml").read_text())
+    return pytest.mark.parametrize("case", rows, ids=[row["case"] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def told(request: pytest.FixtureRequest) -> Iterator[Told]:
+    """Compares what was said with the table, or writes it there with --rewrite-golden."""
+    rewrite, said = request.config.getoption("--rewrite-golden"), {}
+
+    def check(case: Case, text: str) -> None:
+        if rewrite:
+            said[case["case"]] = text
+        else:
+            assert text == case["says"]
+
+    yield check
+    if said:
+        for file in TABLES.glob("*.yaml"):
+            write_anew(file, said)
+
+
+def write_anew(file: Path, said: dict[str, str]) -> None:
+    text = file.read_text()
+    rows = [{**row, "says": said.get(row["case"], row["says"])} for row in yaml.safe_load(text)]
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    file.write_text(header + yaml.dump(rows, Dumper=Readable, sort_keys=False, allow_unicode=True, width=200))
+
+
+class Readable(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, and nothing by reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return data is not None
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+Readable.add_representer(str, Readable.represent_str)
+
+
+def example(name: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+    return manifest
+
+
+def manifest_of(case: Case) -> dict[str, Any]:
+    manifest = example(case["example"])
+    for path, value in case["set"].items():
+        *parents, last = path.split(".")
+        node = manifest
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if value is None:
+            node.pop(last, None)
+        else:
+            node[last] = value
+    return manifest
+
+
+def verdict_in_status(deployment: dict[str, Any]) -> str:
+    """Message of ParallelismValid as the operator would write it."""
+    status = decide(View(deployment=deployment, now=datetime.now(UTC))).status
+    assert status is not None
+    found = {condition["type"]: condition for condition in status["conditions"]}
+    assert found["ParallelismValid"]["status"] == "False"
+    assert found["Ready"]["status"] == "False"
+    return f"{found['ParallelismValid']['message']}\n"
+
+
+def as_kubectl_prints(case: Case) -> str:
+    """One violation on the line of its heading, several and the nearest layouts as a list below it."""
+    heading = f'The MoEDeployment "{case["example"]}" is invalid: '
+    lines = case["says"].rstrip("\n").split("\n")
+    if len(lines) == 1:
+        return f"{heading}{lines[0]}\n"
+    items = [line if line.startswith("  ") else f"* {line}" for line in lines]
+    return "\n".join([heading, *items]).replace("layouts that work:\n", "layouts that work: \n") + "\n"
+
+
+@table("by_planner")
+def test_webhook_and_status_say_the_same_of_what_the_planner_refuses(case: Case, told: Told) -> None:
+    manifest = manifest_of(case)
+    manifest["metadata"] |= {"uid": "1", "generation": 1}
+    answer = review({"request": {"uid": "7", "operation": "CREATE", "object": manifest}})["response"]
+    assert not answer["allowed"]
+    told(case, answer["status"]["message"] + "\n")
+    assert verdict_in_status(manifest) == answer["status"]["message"] + "\n"
+
+
+def test_there_are_enough_variants_of_each_kind() -> None:
+    sizes = {file.stem: len(yaml.safe_load(file.read_text())) for file in TABLES.glob("*.yaml")}
+    assert sum(sizes.values()) >= 40
+    assert min(sizes.values()) >= 20
+
+
+@pytest.fixture(scope="module", params=["webhook", "no webhook"])
+def admission(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The API server asks the webhook, or there is none."""
+    plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    if request.param == "no webhook":
+        yield request.param
+        return
+    home(plane)
+    with webhook(plane, settings()):
+        until_asked(plane, example("seed-s2-as-written"))
+        yield request.param
+
+
+def apply(plane: ControlPlane, manifest: dict[str, Any]) -> Any:
+    return plane.kubectl("apply", "--namespace", NAMESPACE, "-f", "-", stdin=json.dumps(manifest))
+
+
+def stored(plane: ControlPlane) -> list[dict[str, Any]]:
+    listed = json.loads(plane.kubectl("get", "moed", "--namespace", NAMESPACE, "-o", "json").stdout)
+    items: list[dict[str, Any]] = listed["items"]
+    return items
+
+
+def remove_all(plane: ControlPlane) -> None:
+    done = plane.kubectl("delete", "moed", "--namespace", NAMESPACE, "--all")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kubectl_applies_the_seeds(plane: ControlPlane, admission: str, seed: str) -> None:
+    done = apply(plane, example(seed))
+    assert done.stdout == f"moedeployment.moe-operator.dev/{seed} created\n"
+    warned = seed == "seed-s4" and admission == "webhook"
+    assert done.stderr.startswith("Warning: parallelism.microBatches: 32 are more than the ") is warned
+    assert bool(done.stderr) is warned
+    remove_all(plane)
+
+
+@pytest.mark.slow
+@table("by_schema")
+def test_kubectl_prints_what_the_schema_refuses(plane: ControlPlane, admission: str, told: Told, case: Case) -> None:
+    done = apply(plane, manifest_of(case))
+    assert done.returncode == 1, admission
+    told(case, done.stderr)
+
+
+@pytest.mark.slow
+@table("by_planner")
+def test_kubectl_prints_what_the_planner_refuses_or_the_status_holds_it(
+    plane: ControlPlane, admission: str, case: Case
+) -> None:
+    done = apply(plane, manifest_of(case))
+    if admission == "webhook":
+        assert done.stderr == as_kubectl_prints(case)
+        assert stored(plane) == []
+        return
+    assert done.returncode == 0, done.stderr
+    (deployment,) = stored(plane)
+    assert verdict_in_status(deployment) == case["says"]
+    remove_all(plane)
