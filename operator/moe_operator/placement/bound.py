@@ -13,7 +13,7 @@ from moe_operator.placement.groups import Group, apart
 
 def lower_bound(cost: Cost, capacity: Sequence[int]) -> float:
     """A lower bound of the cost of any placement that puts no more slots on a node than it has capacity for."""
-    talking, _ = cost.terms()
+    talking, _ = cost.terms
     slots = cost.traffic.slots
     rooms = [nlargest(slots, found) for found in _rooms(cost, capacity)]
     return sum(weight * _least_climb(group, rooms, cost.network.top) for group, weight in talking)

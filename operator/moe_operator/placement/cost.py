@@ -8,6 +8,7 @@ groups; groups outside a preferred level cost as much again as a group spread ov
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from moe_operator.placement.groups import Group, Kind, Traffic, apart
 from moe_operator.placement.network import Network, weights
@@ -19,7 +20,7 @@ NEGLIGIBLE = 1e-9
 """Costs that differ by less are equal."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cost:
     """The cost of the placements of one replica in one network."""
 
@@ -41,6 +42,7 @@ class Cost:
     def _full(self) -> float:
         return self.network.top + 1
 
+    @cached_property
     def terms(self) -> tuple[list[tuple[Group, float]], list[tuple[Group, float]]]:
         """Talking groups, and groups with a preferred level, each with its share of its kind times the weight."""
         wanted = [group for group in self.traffic.whole if group.kind in self.preferred]
@@ -48,11 +50,11 @@ class Cost:
 
     def total(self, where: Where) -> float:
         """The cost of a placement, preferences included."""
-        return self.of(*self.terms(), where)
+        return self.of(*self.terms, where)
 
     def plain(self, where: Where) -> float:
         """The cost of a placement without the preferences."""
-        return self.of(self.terms()[0], [], where)
+        return self.of(self.terms[0], [], where)
 
     def of(self, talking: Iterable[tuple[Group, float]], wanted: Iterable[tuple[Group, float]], where: Where) -> float:
         """The cost of some of the `terms`."""
@@ -67,8 +69,9 @@ class Cost:
     def _climb(self, group: Group, where: Where) -> float:
         network, total, height = self.network, 0, 0
         nodes = [where[slot] for slot in group.slots]
+        paths = [network.paths[network.home[node]] for node in nodes]
         for tier in range(network.top):
-            ranks = _ranks(nodes if tier == 0 else [network.domain(tier, node) for node in nodes], group.ranks)
+            ranks = _ranks([path[tier - 1] for path in paths] if tier else nodes, group.ranks)
             if len(ranks) == 1:
                 break
             height = tier + 1

@@ -71,7 +71,7 @@ class _Branches:
 
 def _among(cost: Cost, required: Held, placed: Collection[int]) -> tuple[Terms, Terms, list[Group]]:
     """The terms of the cost, and the groups with a required level, as far as their slots are placed."""
-    talking, wanted = cost.terms()
+    talking, wanted = cost.terms
     whole = [group for group in cost.traffic.whole if group.kind in required]
     return (
         [(part, weight) for group, weight in talking if (part := _part(group, placed))],

@@ -63,7 +63,7 @@ def _holds(task: Task, room: Room) -> Iterator[Held]:
     """Tiers to hold, in the hope of a cheap placement; what is required alone comes last."""
     wanted = {kind: tier for kind, tier in task.cost.preferred.items() if tier is not None}
     seen: list[Held] = []
-    for start in (_added(task, room, wanted), task.required):
+    for start in (_added(task, room, wanted), task.required) if wanted else (task.required,):
         for order in _ORDERS:
             held = _tightened(task, room, start, order)
             if held not in seen:
