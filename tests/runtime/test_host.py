@@ -153,6 +153,14 @@ def test_a_rank_that_dies_in_the_middle_of_a_step_does_not_leave_the_others_wait
 
 
 @pytest.mark.slow
+def test_a_rank_that_fails_says_how_and_is_named() -> None:
+    with running(plan_of(ep=2)) as (host, _):
+        beyond = Chunk(0, (7,), 0, (10**9,), Sampling())
+        with pytest.raises(RankLost, match="rank 1 stopped: IndexError"):
+            host.run_step(Step(0, (((), (beyond,)),)))
+
+
+@pytest.mark.slow
 def test_the_parents_death_takes_all_ranks_and_is_told() -> None:
     with running(plan_of(ep=2)) as (host, ranks):
         os.kill(host.parent_pid, signal.SIGKILL)
