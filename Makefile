@@ -30,6 +30,7 @@ quickstart: $(INSTALLED) ## From a manifest to tokens from 128 ranks on this mac
 
 test: $(INSTALLED) ## Lint, then every test
 	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python tests/cluster/binaries.py
 	@$(BIN)/pytest
 
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
