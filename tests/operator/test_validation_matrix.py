@@ -57,8 +57,8 @@ def write_anew(file: Path, said: dict[str, str]) -> None:
 class Readable(yaml.SafeDumper):
     """Writes texts of several lines as blocks, and nothing by reference."""
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return data is not None
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # as the base class has it
+        return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)

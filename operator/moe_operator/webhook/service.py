@@ -18,6 +18,8 @@ LOOK_AGAIN_S = 60.0
 """Between looks at certificate and configuration."""
 RETRY_S = 5.0
 TURN_DEADLINE_S = 30.0
+HEARD_S = 2.0
+"""Until every API server has seen a changed configuration."""
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +51,19 @@ async def _obtain(settings: Settings, api: Api, context: ssl.SSLContext, now: Ca
 async def _renew(settings: Settings, api: Api, context: ssl.SSLContext, now: Callable[[], datetime]) -> None:
     """One turn. The API server is told of a new authority before its certificate is served."""
     bundle = await current(api, settings, now())
-    await _configure(settings, api, bundle)
+    if await _configured(settings, api, bundle):
+        await asyncio.sleep(HEARD_S)
     load(context, bundle)
 
 
-async def _configure(settings: Settings, api: Api, bundle: Bundle) -> None:
+async def _configured(settings: Settings, api: Api, bundle: Bundle) -> bool:
+    """Whether the configuration had to be written."""
     wanted = configuration(settings, bundle.authorities)
     observed = await api.get(wanted["apiVersion"], wanted["kind"], None, NAME)
-    if observed is None or not is_in_place(wanted, observed):
-        await api.apply(wanted)
+    if observed is not None and is_in_place(wanted, observed):
+        return False
+    await api.apply(wanted)
+    return True
 
 
 async def _succeeds(turn: Awaitable[None]) -> bool:
