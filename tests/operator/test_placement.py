@@ -27,8 +27,8 @@ def plan(name: str) -> Plan:
     return make_plan(parse_deployment(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())))
 
 
-def sized(ep: int, tp: int, ranks_per_slot: int) -> Plan:
-    degrees = Degrees(ep=ep, tp=tp, pp=1)
+def sized(ep: int, tp: int, ranks_per_slot: int, pp: int = 1) -> Plan:
+    degrees = Degrees(ep=ep, tp=tp, pp=pp)
     update = {"degrees": degrees, "slots": degrees.world // ranks_per_slot, "ranks_per_slot": ranks_per_slot}
     return plan("seed-s1").model_copy(update=update)
 
@@ -92,6 +92,23 @@ def test_ep_groups_that_are_not_consecutive_in_rank_are_gathered_too() -> None:
     placement = put(split, nodes({"a": 8, "b": 8, "c": 8, "d": 8}, gpus=4))
     by_stage = [{leaf_of(placement)[slot] for slot in range(stage, 32, 4)} for stage in range(4)]
     assert [len(leaves) for leaves in by_stage] == [1, 1, 1, 1]
+
+
+def test_as_many_ep_groups_as_can_be_are_whole_where_one_must_be_cut() -> None:
+    split = plan("seed-s4").model_copy(update={"slots": 32, "ranks_per_slot": 4})
+    placement = put(split, nodes({"a": 12, "b": 12, "c": 8}, gpus=4))
+    by_stage = [{leaf_of(placement)[slot] for slot in range(stage, 32, 4)} for stage in range(4)]
+    assert sorted(len(leaves) for leaves in by_stage) == [1, 1, 1, 2]
+
+
+def test_a_pipeline_is_cut_once_between_two_nodes_that_take_half_of_it_each() -> None:
+    found = [
+        Node(f"n{i}", {LEAF: leaf, ZONE: zone}, {GPU: gpus})
+        for i, (leaf, zone, gpus) in enumerate(
+            [("x", "b", 2), ("x", "b", 1), ("z", "b", 1), ("w", "a", 3), ("y", "b", 2)]
+        )
+    ]
+    assert put(sized(ep=1, tp=1, pp=4, ranks_per_slot=1), found).nodes == ("n0", "n0", "n4", "n4")
 
 
 def test_slots_share_a_node_that_has_gpus_for_several() -> None:
