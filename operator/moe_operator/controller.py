@@ -187,25 +187,27 @@ class Controller:
             if await self._meet_strangers(key, stage):
                 return 0.0
             await self._write(stage)
-        self._note_placed(key, decision.status or deployment.get("status") or {})
+        self._note_placed(key, decision.status or view.deployment.get("status") or {})
         if decision.status is not None:
-            await self._write_status(deployment, decision)
+            await self._write_status(view.deployment, decision)
         self._told.pop(key, None)
         polls = CONFIG_READ_AGAIN_S if key in self._configs else None
         return min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
 
     async def _view(self, key: Key, deployment: Object) -> View:
-        children = tuple(self.cache.children(key))
-        now = time.monotonic()
-        strangers = self._strangers.get(key, {})
-        fresh = [obj for read_at, obj in strangers.values() if now - read_at < STRANGER_READ_AGAIN_S]
+        """What a decision reads. What must be asked for comes first, so that the cache is read as it is at the end."""
+        config = await self._config(key, deployment)
+        targets = _frontends(deployment, self.cache.children(key))
+        endpoints = await self.prober.endpoints(key, targets) if self.prober else {}
+        read_before = time.monotonic() - STRANGER_READ_AGAIN_S
+        strangers = (obj for read_at, obj in self._strangers.get(key, {}).values() if read_at > read_before)
         return View(
-            deployment=deployment,
-            children=(*children, *fresh),
+            deployment=self.cache.deployments.get(key) or deployment,
+            children=(*self.cache.children(key), *strangers),
             nodes=tuple(self.cache.nodes.all()),
             pods=tuple(self.cache.pods.all()),
-            config=await self._config(key, deployment),
-            endpoints=self.prober.endpoints(key, _frontends(deployment, children)) if self.prober else {},
+            config=config,
+            endpoints=endpoints,
             served=self.served,
             now=datetime.now(UTC),
         )
@@ -341,7 +343,7 @@ class Controller:
         self._configs.pop(key, None)
         self._told.pop(key, None)
         if self.prober:
-            self.prober.endpoints(key, {})
+            self.prober.forget(key)
 
 
 def _weight(error: BaseException) -> tuple[bool, bool, float]:

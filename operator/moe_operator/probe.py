@@ -53,6 +53,8 @@ class Watched:
     endpoint: Endpoint | None = None
     samples: Samples = field(default_factory=dict)
     sampled_at: float = 0.0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the first answer, or none in time, is known."""
 
 
 class Prober:
@@ -64,8 +66,27 @@ class Prober:
         self._watched: dict[tuple[tuple[str, str], int], Watched] = {}
         self._tasks: dict[tuple[tuple[str, str], int], asyncio.Task[None]] = {}
 
-    def endpoints(self, group: tuple[str, str], targets: Mapping[int, Target]) -> dict[int, Endpoint]:
-        """What the targets of a group said; from now on these are asked, and no others of the group."""
+    async def endpoints(self, group: tuple[str, str], targets: Mapping[int, Target]) -> dict[int, Endpoint]:
+        """What the targets of a group said; from now on these are asked, and no others of the group.
+
+        New targets are waited for until they have answered once, or for the deadline: else a new operator would take
+        all that serves for silent.
+        """
+        self._follow(group, targets)
+        waits = [self._watched[group, index].asked.wait() for index in targets]
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.gather(*waits)
+        except TimeoutError:
+            pass  # those that are not known yet are left out
+        found = {index: self._watched[group, index].endpoint for index in targets if (group, index) in self._watched}
+        return {index: endpoint for index, endpoint in found.items() if endpoint is not None}
+
+    def forget(self, group: tuple[str, str]) -> None:
+        """Ask no targets of a group any more."""
+        self._follow(group, {})
+
+    def _follow(self, group: tuple[str, str], targets: Mapping[int, Target]) -> None:
         for known in [key for key in self._watched if key[0] == group]:
             if self._watched[known].target != targets.get(known[1]):
                 self._stop(known)
@@ -73,8 +94,6 @@ class Prober:
             if (group, index) not in self._watched:
                 self._watched[group, index] = Watched(target)
                 self._tasks[group, index] = asyncio.create_task(self._keep_asking((group, index)))
-        found = {index: self._watched[group, index].endpoint for index in targets}
-        return {index: endpoint for index, endpoint in found.items() if endpoint is not None}
 
     def stop(self) -> None:
         """Ask nothing any more."""
@@ -92,6 +111,7 @@ class Prober:
             if endpoint != watched.endpoint:
                 watched.endpoint = endpoint
                 self._changed(key[0])
+            watched.asked.set()
             await asyncio.sleep(ASK_SERVING_AGAIN_S if endpoint.answered else ASK_AGAIN_S)
 
     async def _endpoint(self, watched: Watched) -> Endpoint:
