@@ -43,7 +43,7 @@ def told(request: pytest.FixtureRequest) -> Iterator[Told]:
 
     yield check
     if said:
-        for file in TABLES.glob("*.yaml"):
+        for file in TABLES.glob("by_*.yaml"):
             write_anew(file, said)
 
 
@@ -96,6 +96,12 @@ def verdict_in_status(deployment: dict[str, Any]) -> str:
     return f"{found['ParallelismValid']['message']}\n"
 
 
+def valid_in_status(deployment: dict[str, Any]) -> bool:
+    status = decide(View(deployment=deployment, now=datetime.now(UTC))).status
+    assert status is not None
+    return ("ParallelismValid", "True") in {(one["type"], one["status"]) for one in status["conditions"]}
+
+
 def as_kubectl_prints(case: Case) -> str:
     """One violation on the line of its heading, several and the nearest layouts as a list below it."""
     heading = f'The MoEDeployment "{case["example"]}" is invalid: '
@@ -117,7 +123,7 @@ def test_webhook_and_status_say_the_same_of_what_the_planner_refuses(case: Case,
 
 
 def test_there_are_enough_variants_of_each_kind() -> None:
-    sizes = {file.stem: len(yaml.safe_load(file.read_text())) for file in TABLES.glob("*.yaml")}
+    sizes = {file.stem: len(yaml.safe_load(file.read_text())) for file in TABLES.glob("by_*.yaml")}
     assert sum(sizes.values()) >= 40
     assert min(sizes.values()) >= 20
 
@@ -158,6 +164,17 @@ def test_kubectl_applies_the_seeds(plane: ControlPlane, admission: str, seed: st
     warned = seed == "seed-s4" and admission == "webhook"
     assert done.stderr.startswith("Warning: parallelism.microBatches: 32 are more than the ") is warned
     assert bool(done.stderr) is warned
+    remove_all(plane)
+
+
+@pytest.mark.slow
+@table("odd_but_valid")
+def test_kubectl_applies_what_is_odd_but_valid(plane: ControlPlane, admission: str, case: Case) -> None:
+    done = apply(plane, manifest_of(case))
+    assert (done.returncode, done.stderr) == (0, ""), admission
+    (deployment,) = stored(plane)
+    assert deployment["metadata"]["name"] == manifest_of(case)["metadata"]["name"]
+    assert valid_in_status(deployment)
     remove_all(plane)
 
 
