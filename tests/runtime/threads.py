@@ -17,6 +17,8 @@ from moe_runtime.step import PAGE_TOKENS, Chunk, Sampled, Sampling, ShardBatch
 
 DEADLINE_S = 60
 
+torch.set_num_threads(1)  # ranks are threads already
+
 
 class Exchange:
     """A board on which ranks post values for each other, group by group and call by call."""
