@@ -18,7 +18,7 @@ from moe_plan.layout import DIMENSIONS, Layout
 Results = list[list[torch.Tensor]]
 RunJob = Callable[[Job], Results]
 
-ONLY = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONLY = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,12 @@ def test_no_store_overtakes_a_slow_reader(run_job: RunJob, layout: Layout) -> No
     for _ in range(3):
         job = Job("shared", layout, micro_batches, layers=4, seed=next(seeds), longest_nap_s=0.002)
         assert_right(job, run_job(job))
+
+
+@pytest.mark.parametrize("tp", [2, 3])
+def test_all_reduces_follow_each_other_without_mixing(run_job: RunJob, tp: int) -> None:
+    job = Job("shared", Layout(1, tp, 1), ((64,),) * 4, hidden=512, reduces=100)
+    assert_right(job, run_job(job))
 
 
 @pytest.mark.slow

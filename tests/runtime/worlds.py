@@ -35,6 +35,8 @@ class Job:
     top_k: int = 2
     experts_per_rank: int = 2
     layers: int = 2
+    reduces: int = 1
+    """All-reduces of a layer, one after another; each turns the sign, so that one mistaken for the next shows."""
     dtype: str = "float32"
     seed: int = 0
     longest_nap_s: float = 0.0
@@ -79,6 +81,11 @@ def expert(physical: int, layer: int, tp: int) -> float:
     return 0.25 + 0.125 * (physical % 7) + 0.0625 * layer + 0.5 * tp
 
 
+def share(job: Job, tp: int) -> float:
+    """What a tp rank contributes to an all-reduce; they add up to 1."""
+    return (1 + tp) * 2 / (job.layout.tp * (job.layout.tp + 1))
+
+
 def toy_rank(job: Job, rank: int, communicator: Any) -> list[torch.Tensor]:
     """What one rank computes; on the last stage, the gathered result of each micro-batch, else nothing."""
     layout = job.layout
@@ -97,7 +104,8 @@ def toy_rank(job: Job, rank: int, communicator: Any) -> list[torch.Tensor]:
         x = embedded(job, number, here.ep) if here.pp == 0 else communicator.receive(tokens[here.ep])
         for layer in range(here.pp * job.layers, (here.pp + 1) * job.layers):
             nap()
-            x = communicator.all_reduce(x * (0.5 + 0.25 * here.tp))
+            for _ in range(job.reduces):
+                x = -communicator.all_reduce(x * share(job, here.tp))
             experts, weights = routed(job, number, layer, here.ep)
             nap()
             arrived = communicator.dispatch(x, experts)
@@ -120,7 +128,7 @@ def expected(job: Job, number: int, shard: int) -> torch.Tensor:
     tp = job.layout.tp
     x = embedded(job, number, shard).double()
     for layer in range(job.layout.pp * job.layers):
-        x = x * sum(0.5 + 0.25 * member for member in range(tp))
+        x = x * (-sum(share(job, member) for member in range(tp))) ** job.reduces
         experts, weights = routed(job, number, layer, shard)
         scales = [[sum(expert(int(e), layer, member) for member in range(tp)) for e in row] for row in experts]
         scale = (torch.tensor(scales, dtype=torch.float64).view(weights.shape) * weights).sum(1, keepdim=True)
