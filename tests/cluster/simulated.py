@@ -9,6 +9,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -86,9 +87,13 @@ class Cluster:
             served=self.served,
         )
 
-    def step(self, writes: int | None = None) -> Decision:
+    def decide(self) -> Decision:
+        """What the core would do now."""
+        return decide(self.view())
+
+    def step(self, writes: int | None = None, refused: str | None = None) -> Decision:
         """One decision carried out; with `writes`, the operator dies after so many of them."""
-        decision = decide(self.view())
+        decision = decide(replace(self.view(), refused=refused))
         ordered = list(itertools.chain.from_iterable(decision.stages))
         for write in ordered[:writes]:
             self.write(write)

@@ -103,7 +103,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         cluster = self.cluster
-        for number in range(NODES):
+        for number in range(NODES + 2):  # room for a replica beside those of a rollout that may take none down
             cluster.nodes.setdefault(f"node-{number}", gpu_node(f"node-{number}"))
         cluster.settle(limit=200)
         wanted = cluster.deployment["spec"]["replicas"]

@@ -108,6 +108,40 @@ def test_what_no_pod_can_be_made_from_is_refused_like_an_invalid_layout() -> Non
     assert "spec.runtime.podTemplate.spec.restartPolicy" in cluster.condition("ParallelismValid")["message"]
 
 
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        {"resources": {"requests": {"cpu": "lots"}}},
+        {"podTemplate": {"spec": {"containers": [{"name": "side", "resources": {"requests": {"memory": [1]}}}]}}},
+        {"podTemplate": {"spec": {"overhead": 3}}},
+    ],
+)
+def test_resources_that_are_none_are_refused(runtime: dict[str, Any]) -> None:
+    cluster = Cluster(manifest(runtime=runtime))
+    cluster.settle()
+    assert cluster.objects == {}
+    assert cluster.condition("ParallelismValid")["reason"] == "InvalidResources"
+
+
+def test_what_the_api_server_refuses_is_told_and_half_a_replica_given_back() -> None:
+    words = "pods m-0-1 is forbidden: exceeded quota: gpus"
+    cluster = Cluster(manifest(failure={"backoff": "10s", "maxRestarts": 1}))
+    waits = []
+    for _ in range(3):
+        for write in every_write(cluster.decide()):
+            if write.object["metadata"]["name"] != "m-0-1":
+                cluster.write(write)
+        waits.append(cluster.step(refused=words).wake_after_s)
+        cluster.kubelets()
+        assert cluster.pods() == []
+        cluster.now = cluster.now.replace(hour=cluster.now.hour + 1)
+    assert waits == [10, None, None]
+    assert cluster.condition("Stalled")["reason"] == "WriteRefused"
+    assert words in cluster.condition("Stalled")["message"]
+    assert cluster.settle().stages == ()
+    assert cluster.condition("Stalled")["reason"] == "WriteRefused"
+
+
 def test_names_at_the_length_limit() -> None:
     cluster = Cluster(manifest("m" * 63, replicas=2))
     cluster.settle()
@@ -191,6 +225,23 @@ def test_a_rollout_that_may_take_nothing_down_and_has_no_room_is_stalled() -> No
     assert len(cluster.serving()) == 2
     cluster.nodes |= {"node-8": gpu_node("node-8"), "node-9": gpu_node("node-9")}
     cluster.settle()
+    assert cluster.condition("Ready")["status"] == "True"
+
+
+def test_a_surge_replica_stands_in_for_one_that_lost_its_node_on_a_full_cluster() -> None:
+    cluster = running(nodes=6, replicas=2, rollout={"maxSurge": 1, "maxUnavailable": 0})
+    cluster.edit(runtime={"image": "other:1"})
+    cluster.step()
+    cluster.kubelets()
+    assert cluster.serving() == {0, 1, 2}
+    cluster.lose(cluster.record(0)["nodes"][0])
+    cluster.settle()
+    assert cluster.serving() == {1, 2}
+    assert cluster.condition("Stalled")["reason"] == "NoRoomForSurge"
+    assert "stands in for one without room" in cluster.condition("Stalled")["message"]
+    cluster.nodes["node-9"] = gpu_node("node-9")
+    cluster.settle()
+    assert cluster.serving() == {0, 1}
     assert cluster.condition("Ready")["status"] == "True"
 
 

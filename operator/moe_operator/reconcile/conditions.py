@@ -77,6 +77,8 @@ def _blocks(picture: Picture) -> Iterator[Finding]:
         if problem is not None and record is not None:
             what = f"replica {outcome.replica.index}: {problem.message}"
             yield Finding(problem.reason, what if record.failed is None else f"{what}; {_given_up(picture, outcome)}")
+    if picture.view.refused is not None:
+        yield Finding("WriteRefused", picture.view.refused)
     yield from _no_room_to_roll(picture)
 
 
@@ -91,10 +93,16 @@ def _given_up(picture: Picture, outcome: Outcome) -> str:
 
 def _no_room_to_roll(picture: Picture) -> Iterator[Finding]:
     """A rollout that may take nothing down and finds no room beside what runs."""
-    surge = _surge_without_room(picture)
-    if surge is not None and picture.current is not None and picture.current.spec.rollout.max_unavailable == 0:
-        remedy = "set rollout.maxUnavailable to at least 1, or add nodes"
+    if picture.current is None or picture.current.spec.rollout.max_unavailable > 0:
+        return
+    remedy = "set rollout.maxUnavailable to at least 1, or add nodes"
+    surge, homeless = _surge_without_room(picture), _unplaced(picture)
+    if surge is not None:
         yield Finding("NoRoomForSurge", f"the rollout waits for room beside the running replicas: {surge}; {remedy}")
+    elif homeless and any(o.replica.record is not None for o in picture.outcomes if o not in picture.wanted):
+        yield Finding(
+            "NoRoomForSurge", f"a replica made for the rollout stands in for one without room; {remedy}\n{homeless}"
+        )
 
 
 def _surge_without_room(picture: Picture) -> str | None:

@@ -101,6 +101,8 @@ def begin(scene: Scene, replica: Replica, revision: Revision, *, surge: bool = F
         return _hold(scene, with_record(base, replica, found, scene.revisions), found)
     if replica.stale:
         return Outcome(replica, (scene.clear(replica.stale),))
+    if scene.view.refused is not None:
+        return Outcome(replica)
     placement = scene.ground.place(replica.index, revision)
     if isinstance(placement, Unplaceable):
         return Outcome(replica, wake_after_s=(PLACE_AGAIN_S,), unplaceable=placement)
@@ -113,7 +115,8 @@ def replace_with(scene: Scene, replica: Replica, revision: Revision) -> Outcome:
     stay = replica.record.nodes if _same_shape(replica.revision, revision) else ()
     placement = scene.ground.place(replica.index, revision, stay)
     if isinstance(placement, Unplaceable):
-        return replace(advance(scene, replica), unplaceable=placement)
+        waiting = advance(scene, replica)
+        return replace(waiting, unplaceable=placement, wake_after_s=(*waiting.wake_after_s, PLACE_AGAIN_S))
     record = Record(revision.hash, replica.record.latest + 1, (), surge=replica.record.surge)
     outcome = _launch(scene, replica, revision, _placed(record, placement))
     return outcome if outcome.taken else replace(outcome, restarting=bool(replica.every_pod))
@@ -210,20 +213,24 @@ def _complete(scene: Scene, replica: Replica, revision: Revision, record: Record
     wait = 0.0 if record.not_before is None else (record.not_before - scene.view.now).total_seconds()
     if wait > 0:
         return replace(_hold(scene, replica, record), wake_after_s=(wait,), restarting=not replica.degraded)
+    if scene.view.refused is not None and not replica.degraded:
+        return _restart(scene, replica, record, Failure("WriteRefused", scene.view.refused))
     if record.nodes and scene.ground.holds(replica.index, revision, record.nodes):
         return _launch(scene, replica, revision, record)
     placement = scene.ground.place(replica.index, revision, record.nodes, fixed=replica.pods)
-    if isinstance(placement, Unplaceable) and replica.degraded:
-        held = _hold(scene, replica, record)
-        return replace(held, unplaceable=placement, wake_after_s=(PLACE_AGAIN_S,))
-    if isinstance(placement, Unplaceable) and replica.pods:
-        return _restart(scene, replica, record, Failure("Unplaceable", f"no room for all its slots: {placement}"))
-    if isinstance(placement, Unplaceable):
-        waiting = replace(record, nodes=(), score=None, misses=())
-        scene.ground.take(replace(replica, record=waiting))
-        held = _hold(scene, replace(replica, record=waiting), waiting)
-        return replace(held, unplaceable=placement, wake_after_s=(PLACE_AGAIN_S,))
-    return _launch(scene, replica, revision, _placed(record, placement))
+    if isinstance(placement, Placement):
+        return _launch(scene, replica, revision, _placed(record, placement))
+    return _homeless(scene, replica, record, placement)
+
+
+def _homeless(scene: Scene, replica: Replica, record: Record, why: Unplaceable) -> Outcome:
+    """No room for slots without a pod: a degraded replica waits with what runs, any other gives everything back."""
+    if replica.pods and not replica.degraded:
+        return _restart(scene, replica, record, Failure("Unplaceable", f"no room for all its slots: {why}"))
+    waiting = record if replica.degraded else replace(record, nodes=(), score=None, misses=())
+    scene.ground.take(replace(replica, record=waiting))
+    held = _hold(scene, replace(replica, record=waiting), waiting)
+    return replace(held, unplaceable=why, wake_after_s=(PLACE_AGAIN_S,))
 
 
 def _watch(scene: Scene, replica: Replica, record: Record) -> Outcome:

@@ -45,6 +45,9 @@ class View:
     """By replica; a replica that was not asked yet is absent."""
     served: frozenset[str] = frozenset()
     """API groups that the cluster serves beyond the core, such as scheduling.volcano.sh and kueue.x-k8s.io."""
+    refused: str | None = None
+    """What the API server said when it has just refused a write for good (invalid, forbidden, over a quota). Such a
+    decision makes no pods: it gives back what half a replica holds, and says so in the status."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ class Picture:
     @property
     def waiting(self) -> bool:
         """Whether replicas are left for the next decision."""
-        if self.current is None or self.taken or self.gangless is not None or self.paused:
+        held_up = self.taken or self.gangless is not None or self.paused or self.view.refused is not None
+        if self.current is None or held_up:
             return False
         return len(self.wanted) < self.desired
 

@@ -3,9 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
-from moe_operator.manifests import render
 from moe_operator.placement import (
     Node,
     Placement,
@@ -19,11 +18,7 @@ from moe_operator.placement.eligible import barred, free, matches
 from moe_operator.reconcile.model import View
 from moe_operator.reconcile.objects import node_of, uid
 from moe_operator.reconcile.replicas import Replica
-from moe_operator.reconcile.revisions import REMEMBERED, Revision
-from moe_plan.spec import API_VERSION, KIND
-
-Requests = tuple[tuple[str, int], ...]
-"""Amounts by resource name, in order."""
+from moe_operator.reconcile.revisions import Requests, Revision, ordered, slot_requests
 
 
 @dataclass
@@ -133,17 +128,4 @@ class Ground:
         for pod in replica.every_pod:
             node = node_of(pod)
             if node is not None and (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
-                yield node, _ordered(pod_requests(pod))
-
-
-@lru_cache(maxsize=REMEMBERED)
-def slot_requests(revision: Revision) -> Requests:
-    """What one slot takes of its node, as its rendered pod says."""
-    metadata = {"name": revision.plan.name, "namespace": "default", "uid": ""}
-    given = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": revision.written}
-    pods = render.pods(given, revision.plan, 0, 1, ["unplaced"] * revision.plan.slots)
-    return _ordered(pod_requests(pods[0]))
-
-
-def _ordered(requests: Mapping[str, int]) -> Requests:
-    return tuple(sorted(requests.items()))
+                yield node, ordered(pod_requests(pod))

@@ -9,17 +9,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from moe_operator.manifests import violations
+from moe_operator.manifests.merge import merge
+from moe_operator.manifests.render import rendered_slots
+from moe_operator.placement import pod_requests
 from moe_operator.reconcile.model import Object
-from moe_plan.errors import ManifestError
+from moe_plan.errors import ManifestError, Violation
 from moe_plan.manifest import parse_deployment
 from moe_plan.plan import Plan
 from moe_plan.planner import make_plan
-from moe_plan.spec import Spec
+from moe_plan.spec import API_VERSION, KIND, Spec
 
 PLAN_KEY = "plan.json"
 SPEC_KEY = "spec.json"
 REMEMBERED = 1024
 """Proofs and parsed plans kept in memory: of as many deployments as one operator is meant for."""
+
+Requests = tuple[tuple[str, int], ...]
+"""Amounts by resource name, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +68,34 @@ def _prove(document: str, config: str | None) -> Revision | ManifestError:
         plan = make_plan(deployment, None if config is None else json.loads(config))
     except ManifestError as error:
         return ManifestError(error.violations, error.nearest)  # without the traceback, which would hold all its frames
-    unrenderable = violations(data, plan)
-    return ManifestError(unrenderable) if unrenderable else Revision(plan, deployment.spec, data["spec"])
+    revision = Revision(plan, deployment.spec, data["spec"])
+    found = violations({**data, "metadata": {**data["metadata"], "uid": ""}}, plan) or _unreadable_requests(revision)
+    return ManifestError(found) if found else revision
+
+
+def _unreadable_requests(revision: Revision) -> tuple[Violation, ...]:
+    try:
+        slot_requests(revision)
+    except (ValueError, TypeError, AttributeError) as error:
+        message = f"the pods' resources cannot be read: {error}"
+        return (
+            Violation("spec.runtime", "InvalidResources", message, "write amounts as Kubernetes does, such as 500m"),
+        )
+    return ()
+
+
+@lru_cache(maxsize=REMEMBERED)
+def slot_requests(revision: Revision) -> Requests:
+    """What one slot takes of its node, as its rendered pod says. Raises ValueError for an amount that is none."""
+    metadata = {"name": revision.plan.name, "namespace": "default", "uid": ""}
+    given = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": revision.written}
+    pod = rendered_slots(given, revision.plan)[0]
+    return ordered(pod_requests(merge(pod, revision.spec.runtime.pod_template)))
+
+
+def ordered(requests: Mapping[str, int]) -> Requests:
+    """Amounts as something that can be a key."""
+    return tuple(sorted(requests.items()))
 
 
 def held_revisions(deployment: Object, children: Iterable[Object]) -> dict[str, Revision]:
@@ -83,7 +115,7 @@ def held_revisions(deployment: Object, children: Iterable[Object]) -> dict[str, 
 def _read(name: str, plan: str, written: str) -> Revision | None:
     try:
         spec = json.loads(written)
-        manifest = {"apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": {"name": name}}
+        manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}}
         return Revision(Plan.model_validate_json(plan), parse_deployment({**manifest, "spec": spec}).spec, spec)
     except (ValidationError, ManifestError, ValueError):
         return None
