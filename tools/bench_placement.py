@@ -1,4 +1,4 @@
-"""How long one call of `place` takes on 5,000 nodes, cluster by cluster. Nothing is asserted: machines differ.
+"""How much processor time one call of `place` takes on 5,000 nodes, cluster by cluster. Nothing is asserted: machines differ.
 
 Run it with `python tools/bench_placement.py`.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     rows = [
         (f"{name}, {cluster}", *_measured(plan, nodes)) for name, plan in _plans() for cluster, nodes in _clusters()
     ]
-    print(f"{'one call of place on 5,000 nodes (target 50 ms)':<58}{'first':>9}{'median':>9}{'score':>7}")
+    print(f"{'processor time of place, 5,000 nodes (target 50 ms)':<58}{'first':>9}{'median':>9}{'score':>7}")
     for name, first, median, score in [*rows, _reading()]:
         print(f"{name:<58}{first * 1e3:>6.1f} ms{median * 1e3:>6.1f} ms{score:>7}")
 
