@@ -40,12 +40,18 @@ def write_tokenizer(checkpoint: Path, template: str | None = TEMPLATE) -> None:
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-class Command:
-    """A command of the runtime, running; its stderr is read as it comes."""
+RUNTIME = (sys.executable, "-m", "moe_runtime")
+MOE = (str(Path(sys.executable).with_name("moe")),)
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str] | None = None) -> None:
+
+class Command:
+    """A command, of the runtime unless another is given, running; its stderr is read as it comes."""
+
+    def __init__(
+        self, arguments: Sequence[str], env: dict[str, str] | None = None, program: Sequence[str] = RUNTIME
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moe_runtime", *arguments],
+            [*program, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
