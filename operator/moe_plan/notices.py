@@ -16,6 +16,7 @@ def notices(subject: Subject, found: Forecast) -> tuple[str, ...]:
         *_micro_batches(subject, found),
         *_padding(subject, found),
         *_spare_gpus(subject, found),
+        *_capacity(subject),
     )
 
 
@@ -89,3 +90,9 @@ def _spare_gpus(subject: Subject, found: Forecast) -> Iterator[str]:
             f"parallelism.gpus: ep {layout.ep}, tp {layout.tp}, pp {layout.pp} use {layout.world:,} of {gpus:,} GPUs a "
             "replica"
         )
+
+
+def _capacity(subject: Subject) -> Iterator[str]:
+    factor = subject.limits.capacity_factor
+    if factor is not None and subject.spec.runtime.engine == "moe":
+        yield f"serving.capacityFactor: {factor:g} is not applied; the bundled runtime computes every token of every expert"
