@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from moe_operator.cli.documents import parse_value, read_text
 from moe_operator.cli.machine import check_memory, choose_device, local_accelerator
 from moe_operator.cli.plan import ConfigOption, ManifestOption, prove_all
 from moe_plan.errors import ManifestError, Violation
@@ -111,10 +112,19 @@ def generate(
         "redundantExperts": redundant_experts,
     }
     chosen = choose_device(device, max(1, ep) * max(1, tp) * max(1, pp))
-    plan = _generate_plan(checkpoint, parallelism, dtype, chosen, _longest(prompts, max_tokens))
+    origin, text = read_text(str(prompts))
+    plan = _generate_plan(checkpoint, parallelism, dtype, chosen, _longest(origin, text, max_tokens))
     if chosen == "cpu":
         check_memory(plan)
-    command = ["generate", "--plan", _anonymous(plan), "--checkpoint", str(checkpoint), "--prompts", str(prompts)]
+    command = [
+        "generate",
+        "--plan",
+        _anonymous(plan.model_dump_json()),
+        "--checkpoint",
+        str(checkpoint),
+        "--prompts",
+        _again(prompts, text),
+    ]
     command += ["--max-tokens", str(max_tokens), "-o", str(output), "--device", chosen, *_given("--logits", logits)]
     _become_runtime(command)
 
@@ -166,17 +176,12 @@ def _generate_plan(
 
 
 def _checkpoint_config(checkpoint: Path) -> Any:
-    from moe_operator.cli.documents import parse_value, read_text
-
     origin, text = read_text(str(checkpoint / "config.json"))
     return parse_value(text, origin)
 
 
-def _longest(prompts: Path, max_tokens: int) -> tuple[int, int, int]:
+def _longest(origin: str, text: str, max_tokens: int) -> tuple[int, int, int]:
     """Longest prompt, tokens to generate and number of prompts. The runtime checks the token ids themselves."""
-    from moe_operator.cli.documents import parse_value, read_text
-
-    origin, text = read_text(str(prompts))
     value = parse_value(text, origin)
     if not isinstance(value, list) or not value or not all(isinstance(prompt, list) and prompt for prompt in value):
         raise ManifestError(
@@ -185,8 +190,13 @@ def _longest(prompts: Path, max_tokens: int) -> tuple[int, int, int]:
     return max(map(len, value)), max_tokens, len(value)
 
 
+def _again(path: Path, text: str) -> str:
+    """Path under which what was read from `path` can be read once more, also where that was a pipe."""
+    return str(path) if path.is_file() else _anonymous(text)
+
+
 def _serve(plan: "Plan", checkpoint: Path | None, host: str, port: int | None, device: str) -> NoReturn:
-    command = ["serve", "--plan", _anonymous(plan), "--host", host, "--device", device]
+    command = ["serve", "--plan", _anonymous(plan.model_dump_json()), "--host", host, "--device", device]
     _become_runtime([*command, *_given("--checkpoint", checkpoint), *_given("--port", port)])
 
 
@@ -194,10 +204,11 @@ def _given(option: str, value: object) -> list[str]:
     return [] if value is None else [option, str(value)]
 
 
-def _anonymous(plan: "Plan") -> str:
-    """Path under which the process after exec reads the plan; nothing is written to a disk."""
-    descriptor = os.memfd_create("moe-plan", 0)
-    os.write(descriptor, plan.model_dump_json().encode())
+def _anonymous(text: str) -> str:
+    """Path under which the process after exec reads a text; nothing is written to a disk."""
+    descriptor = os.memfd_create("moe", 0)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(text.encode())
     os.lseek(descriptor, 0, os.SEEK_SET)
     return f"/dev/fd/{descriptor}"
 
