@@ -21,6 +21,8 @@ WATCH_S = 300
 FIRST_RETRY_S = 0.2
 LONGEST_RETRY_S = 20.0
 PAGE = 500
+WORKER_IDLE_S = 0.5
+"""After so long without an event kopf forgets the task that it keeps for an object."""
 
 Observe = Callable[[Resource, str | None, Object], None]
 
@@ -49,7 +51,9 @@ def settings(rows: Iterable[Resource], silence_s: float) -> kopf.OperatorSetting
     chosen.watching.server_timeout = WATCH_S
     chosen.watching.inactivity_timeout = silence_s
     chosen.watching.chunk_size = PAGE
-    chosen.queueing.idle_timeout = 0.5
+    chosen.queueing.idle_timeout = WORKER_IDLE_S
+    chosen.persistence.diffbase_storage = _NoDiffs()
+    chosen.persistence.progress_storage = _NoProgress()
     for row in rows:
         if row.selector:
             chosen.watching.label_selectors[row.group, row.version, row.plural] = row.selector
@@ -64,6 +68,38 @@ class Backoffs:
         while True:
             yield bound * (0.5 + random.random() / 2)  # noqa: S311  # spreads load, hides nothing
             bound = min(LONGEST_RETRY_S, bound * 2)
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nobody asks what has changed in an object: kopf's copies of it would take most of the time of an event."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing to store."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """There are no handlers whose progress would be kept."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing to store."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing to purge."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing to touch."""
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 def _handler(row: Resource, observe: Observe) -> Callable[..., Any]:

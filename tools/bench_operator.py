@@ -1,0 +1,149 @@
+"""Measures the operator on a real control plane with fake nodes: time to bound pods, memory, and what it costs idle.
+
+`make bench-operator` runs all; figures of a busy machine are of no use, so the load is printed too.
+"""
+
+import argparse
+import json
+import os
+import ssl
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "cluster"))
+
+from control_plane import ControlPlane, control_plane  # noqa: E402  # a test tool, found by the line above
+from operated import Frontends, Ground  # noqa: E402
+from operator_process import Operator, cpu_s, eventually, install, resident_mb, running  # noqa: E402
+
+FIGURES = tomllib.loads((ROOT / "tools" / "bench_operator.toml").read_text(encoding="utf-8"))
+DEADLINE_S = 300.0
+EP_OF_16_PODS = 64
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pods", type=int, action="append", help="only the figures of so many pods; may be repeated")
+    parser.add_argument("--times", type=int, default=3, help="runs of each figure below 500 pods")
+    chosen = parser.parse_args()
+    with control_plane() as plane, Frontends().serving() as frontends, tempfile.TemporaryDirectory() as folder:
+        plane.install_crd()
+        install(plane)
+        with running(plane, Path(folder)) as operator:
+            eventually(lambda: "leading" in operator.log, "the operator leads")
+            _print(list(_measure(plane, frontends, operator, chosen)))
+
+
+def _measure(
+    plane: ControlPlane, frontends: Frontends, operator: Operator, chosen: argparse.Namespace
+) -> Iterator[tuple[str, str, str, str, str]]:
+    for figure in FIGURES["figure"]:
+        if chosen.pods and figure["pods"] not in chosen.pods:
+            continue
+        ground = Ground(plane, frontends.port, figure["nodes"])
+        eventually(lambda ground=ground: _ready_nodes(ground) == ground.nodes, "nodes are ready", DEADLINE_S)
+        times = []
+        for _ in range(1 if figure["pods"] > 500 else chosen.times):
+            times.append(_bound_s(ground, figure["replicas"]))
+            if figure["pods"] == max(row["pods"] for row in FIGURES["figure"]):
+                yield _memory(operator, figure["pods"])
+                yield _idle(operator, ground, figure["replicas"])
+            ground.delete()
+            ground.wait_gone(DEADLINE_S)
+        what = f"{figure['pods']} pods in {figure['replicas']} replicas bound, s"
+        ours = f"{min(times):.2f}–{max(times):.2f}" if len(times) > 1 else f"{times[0]:.1f}"
+        yield what, ours, f"{figure['target_s']:g}", figure["leaderworkerset"], figure["bare"]
+
+
+def _bound_s(ground: Ground, replicas: int) -> float:
+    """Seconds from the apply until the last pod is bound, as a watch sees it."""
+    wanted = replicas * 16
+    watch = _Watch(ground.plane, ground.namespace, wanted)
+    deployment = ground.deployment(ep=EP_OF_16_PODS, replicas=replicas)
+    path = f"/apis/moe-operator.dev/v1alpha1/namespaces/{ground.namespace}/moedeployments"
+    body = json.dumps(deployment).encode()
+    began = time.monotonic()
+    request = urllib.request.Request(ground.plane.url + path, body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=10, context=ground.plane.context()).close()
+    return watch.ended() - began
+
+
+class _Watch:
+    """Counts pods of a namespace as they are bound."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, wanted: int) -> None:
+        url = f"{plane.url}/api/v1/namespaces/{namespace}/pods?watch=true&timeoutSeconds={DEADLINE_S:.0f}"
+        self._answer = urllib.request.urlopen(url, timeout=DEADLINE_S, context=_unread(plane.context()))
+        self._wanted = wanted
+        self._ended: float | None = None
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def ended(self) -> float:
+        self._thread.join(DEADLINE_S)
+        self._answer.close()
+        if self._ended is None:
+            raise TimeoutError(f"not {self._wanted} pods were bound within {DEADLINE_S:g} s")
+        return self._ended
+
+    def _count(self) -> None:
+        bound = set()
+        for line in self._answer:
+            pod = json.loads(line)["object"]
+            if (pod.get("spec") or {}).get("nodeName"):
+                bound.add(pod["metadata"]["name"])
+            if len(bound) >= self._wanted:
+                self._ended = time.monotonic()
+                return
+
+
+def _unread(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.suppress_ragged_eofs = True  # type: ignore[attr-defined]  # the watch is closed from here
+    return context
+
+
+def _memory(operator: Operator, pods: int) -> tuple[str, str, str, str, str]:
+    figure = FIGURES["memory"]
+    used = f"{resident_mb(operator.process):.0f}"
+    return f"resident with {pods} pods, MB", used, f"{figure['target_mb']}", figure["leaderworkerset"], ""
+
+
+def _idle(operator: Operator, ground: Ground, replicas: int) -> tuple[str, str, str, str, str]:
+    """CPU of the operator once nothing happens any more."""
+    figure = FIGURES["idle"]
+    ground.wait_ready(replicas, deadline_s=DEADLINE_S)
+    used = cpu_s(operator.process)
+    time.sleep(figure["seconds"])
+    share = (cpu_s(operator.process) - used) / figure["seconds"] * 100
+    return f"idle CPU with {replicas} replicas, %", f"{share:.2f}", f"{figure['target_percent']:g}", "", ""
+
+
+def _ready_nodes(ground: Ground) -> int:
+    """Nodes that pods can go to: the node controller takes its taint off a little after they are ready."""
+    answer = ground.plane.kubectl("get", "nodes", "-o", "json", f"--selector=pool={ground.namespace}")
+    nodes: list[dict[str, Any]] = json.loads(answer.stdout)["items"]
+    return sum(not node["spec"].get("taints") for node in nodes)
+
+
+def _print(rows: list[tuple[str, str, str, str, str]]) -> None:
+    table = Table("", "this operator", "target", "LeaderWorkerSet", "bare writes")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=110).print(table)
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
