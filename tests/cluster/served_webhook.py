@@ -20,6 +20,8 @@ from moe_operator.webhook.service import utc_now
 
 DEADLINE_S = 60
 NAMESPACE = "webhook-home"
+TLS_ENDS_S = 0.25
+"""For connections cut short to close: https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown."""
 
 
 def settings(**changed: Any) -> Settings:
@@ -63,6 +65,7 @@ async def _serve(plane: ControlPlane, chosen: Settings, now: Callable[[], dateti
 async def _settled() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(TLS_ENDS_S)
 
 
 def until(condition: Callable[[], Any]) -> Any:

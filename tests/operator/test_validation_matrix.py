@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import yaml
 from control_plane import ControlPlane
+from operator_process import eventually, install, running
 from served_webhook import home, settings, until_asked, webhook
 
 from moe_operator.reconcile.decide import decide
 from moe_operator.reconcile.model import View
+from moe_operator.resources import MANAGED
 from moe_operator.webhook.review import review
+from moe_plan.manifest import parse_deployment
+from moe_plan.planner import make_plan
 
 ROOT = Path(__file__).parents[2]
 TABLES = Path(__file__).with_name("invalid")
@@ -161,9 +165,8 @@ def remove_all(plane: ControlPlane) -> None:
 def test_kubectl_applies_the_seeds(plane: ControlPlane, admission: str, seed: str) -> None:
     done = apply(plane, example(seed))
     assert done.stdout == f"moedeployment.moe-operator.dev/{seed} created\n"
-    warned = seed == "seed-s4" and admission == "webhook"
-    assert done.stderr.startswith("Warning: parallelism.microBatches: 32 are more than the ") is warned
-    assert bool(done.stderr) is warned
+    warnings = make_plan(parse_deployment(example(seed))).warnings if admission == "webhook" else ()
+    assert done.stderr == "".join(f"Warning: {warning}\n" for warning in warnings)
     remove_all(plane)
 
 
@@ -200,3 +203,49 @@ def test_kubectl_prints_what_the_planner_refuses_or_the_status_holds_it(
     (deployment,) = stored(plane)
     assert verdict_in_status(deployment) == case["says"]
     remove_all(plane)
+
+
+@pytest.mark.slow
+def test_the_operator_writes_each_verdict_into_the_status_and_makes_nothing(
+    plane: ControlPlane, tmp_path: Path
+) -> None:
+    install(plane)
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    said, items = {}, [namespace]
+    for number, case in enumerate(yaml.safe_load((TABLES / "by_planner.yaml").read_text())):
+        manifest = manifest_of(case)
+        manifest["metadata"] = {"name": f"case-{number}", "namespace": NAMESPACE}
+        said[manifest["metadata"]["name"]] = case["says"]
+        items.append(manifest)
+    with running(plane, tmp_path) as operator:
+        plane.apply({"apiVersion": "v1", "kind": "List", "items": items})
+        eventually(lambda: verdicts(plane) == said, f"the status of all: {operator.log}")
+        assert operator.process.poll() is None
+        assert "Traceback" not in operator.log
+    made = plane.kubectl("get", "pods,services,configmaps", "--namespace", NAMESPACE, "-o", "name", "-l", MANAGED)
+    assert made.stdout == ""
+    remove_all(plane)
+
+
+def verdicts(plane: ControlPlane) -> dict[str, str]:
+    """Message of ParallelismValid=False by deployment."""
+    return {
+        deployment["metadata"]["name"]: f"{condition['message']}\n"
+        for deployment in stored(plane)
+        for condition in deployment.get("status", {}).get("conditions", ())
+        if (condition["type"], condition["status"]) == ("ParallelismValid", "False")
+    }
+
+
+@pytest.mark.slow
+def test_the_operator_serves_the_webhook_itself(plane: ControlPlane, tmp_path: Path) -> None:
+    install(plane)
+    chosen = settings()
+    case = yaml.safe_load((TABLES / "by_planner.yaml").read_text())[0]
+    try:
+        with running(plane, tmp_path, f"--webhook={chosen.url}", f"--webhook-port={chosen.port}"):
+            until_asked(plane, manifest_of(case))
+            done = plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest_of(case)))
+            assert done.stderr == as_kubectl_prints(case)
+    finally:
+        plane.kubectl("delete", "validatingwebhookconfiguration", "--all")

@@ -69,15 +69,16 @@ def refusal_of(manifest: Object) -> ManifestError:
 # --- verdicts
 
 
-@pytest.mark.parametrize("seed", ["seed-s1", "seed-s2", "seed-s3", "qwen3-235b"])
+@pytest.mark.parametrize("seed", ["seed-s1", "seed-s2", "qwen3-235b"])
 def test_a_manifest_that_works_is_admitted(seed: str) -> None:
     assert answer(example(seed)) == {"uid": "42", "allowed": True}
 
 
-def test_what_the_plan_warns_of_is_a_warning_of_kubectl() -> None:
-    response = answer(example("seed-s4"))
+@pytest.mark.parametrize("seed", ["seed-s3", "seed-s4"])
+def test_what_the_plan_warns_of_is_a_warning_of_kubectl(seed: str) -> None:
+    response = answer(example(seed))
     assert response["allowed"]
-    assert response["warnings"] == list(make_plan(parse_deployment(example("seed-s4"))).warnings)
+    assert response["warnings"] == list(make_plan(parse_deployment(example(seed))).warnings)
     assert response["warnings"]
 
 
@@ -473,6 +474,9 @@ def test_a_secret_of_somebody_else_is_left_alone_and_told(
     with webhook(plane, settings()):
         sentence = f"Secret {NAMESPACE}/moe-operator-webhook is not this operator's; delete it, or mount it"
         until(lambda: sentence in caplog.text)
+        looks = len(audited(plane, "get"))
+        until(lambda: len(audited(plane, "get")) > looks + 3)
+        assert caplog.text.count(sentence) == 1
         assert list(found(plane, "secret", "moe-operator-webhook")["data"]) == ["password"]
         plane.kubectl("delete", "secret", "moe-operator-webhook", "--namespace", NAMESPACE)
         until_asked(plane, IMPOSSIBLE)

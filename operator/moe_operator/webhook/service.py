@@ -35,12 +35,12 @@ async def run(settings: Settings, api: Api, now: Callable[[], datetime] = utc_no
     Every operator process runs it, leader or not. Validity is also told in the status, so a webhook that cannot start
     yet is no reason to stop.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    while not await _succeeds(_obtain(settings, api, context, now)):  # noqa: ASYNC110  # nothing tells when to try again
+    context, turns = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), _Turns()
+    while not await turns.succeeds(_obtain(settings, api, context, now)):  # noqa: ASYNC110  # nothing tells when to try again
         await asyncio.sleep(RETRY_S)
     async with serving(settings, context, Desk()):
         while True:
-            done = await _succeeds(_renew(settings, api, context, now))
+            done = await turns.succeeds(_renew(settings, api, context, now))
             await asyncio.sleep(LOOK_AGAIN_S if done else RETRY_S)
 
 
@@ -66,15 +66,27 @@ async def _configured(settings: Settings, api: Api, bundle: Bundle) -> bool:
     return True
 
 
-async def _succeeds(turn: Awaitable[None]) -> bool:
-    """Whether a turn went through; what it failed of is logged in one sentence."""
-    try:
-        async with asyncio.timeout(TURN_DEADLINE_S):
-            await turn
-    except TimeoutError:
-        log.warning("The webhook's certificate was not settled within %g s", TURN_DEADLINE_S)
-    except Exception as error:  # noqa: BLE001  # whatever the API server or the folder has, the next turn may be better
-        log.warning("The webhook waits: %s", error)
-    else:
-        return True
-    return False
+class _Turns:
+    """Takes turns, and says in one sentence why one did not go through; once, while it stays the same."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    async def succeeds(self, turn: Awaitable[None]) -> bool:
+        """Whether a turn went through."""
+        try:
+            async with asyncio.timeout(TURN_DEADLINE_S):
+                await turn
+        except TimeoutError:
+            self._say(f"its certificate was not settled within {TURN_DEADLINE_S:g} s")
+        except Exception as error:  # noqa: BLE001  # whatever the API server or the folder has, the next turn may be better
+            self._say(str(error) or type(error).__name__)
+        else:
+            self._said = ""
+            return True
+        return False
+
+    def _say(self, why: str) -> None:
+        if why != self._said:
+            log.warning("The webhook waits: %s", why)
+        self._said = why
