@@ -100,6 +100,13 @@ def whole() -> Iterator[tuple[RankHost, list[int]]]:
         yield host_and_ranks
 
 
+def test_the_load_of_experts_is_told_of_the_layers_that_have_them() -> None:
+    with running(tiny_plan({**CONFIG, "num_hidden_layers": 3, "mlp_only_layers": [1]}, pp=1)) as (host, _):
+        host.run_step(decode_step(0, 1))
+        until(lambda: host.expert_tokens().sum() == 2 * 2, "the rank to be through")
+        assert host.expert_tokens().sum(1).tolist() == [2, 0, 2]
+
+
 def step_on(host: RankHost, shards: int) -> None:
     for number in range(10_000):
         host.run_step(decode_step(number % 16, shards))

@@ -96,7 +96,7 @@ class Channel:
         self.times_ns = self._array(times, np.int64, world, 2)
         """Time of each rank in steps, and of that in communication, `[world, 2]`."""
         self.expert_rows = self._array(load, np.int64, world, extent.layers, extent.experts_per_rank)
-        """Rows computed by each local expert of each rank with tp 0, `[world, MoE layer of the stage, expert]`."""
+        """Rows computed by each local expert of each rank with tp 0, `[world, layer of the stage, expert]`."""
         self._words = memoryview(self._memory)[step : step + extent.step_words * WORD_BYTES].cast("q")
         self._counts = self._array(counts, np.int64, ep)
         self._answers = self._array(answers, _ANSWER, ep, rows)

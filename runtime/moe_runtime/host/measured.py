@@ -14,13 +14,22 @@ class Measured:
     """Passes every call on to a communicator. The counters are shared memory that only this rank writes to."""
 
     def __init__(
-        self, communicator: Communicator, times_ns: NDArray[np.int64], expert_rows: NDArray[np.int64] | None
+        self,
+        communicator: Communicator,
+        times_ns: NDArray[np.int64],
+        expert_rows: NDArray[np.int64] | None,
+        moe_layers: Sequence[int],
     ) -> None:
-        """`times_ns` is [2]: in steps and in communication; `expert_rows` [layers, experts], None where not counted."""
+        """Count into shared arrays.
+
+        `times_ns` is [2]: in steps and in communication; `expert_rows` [layers of the stage, experts], None where not
+        counted; `moe_layers` are the positions within the stage of the layers that dispatch.
+        """
         self._inner = communicator
         self._times_ns = times_ns
         self._expert_rows = expert_rows
-        self._layer = 0
+        self._moe_layers = moe_layers
+        self._dispatched = 0
         self.spent_ns = 0
 
     def flush(self, step_ns: int) -> None:
@@ -30,7 +39,7 @@ class Measured:
 
     def begin(self, tokens: Sequence[int]) -> None:
         """See Communicator."""
-        self._layer = 0
+        self._dispatched = 0
         started = perf_counter_ns()
         self._inner.begin(tokens)
         self.spent_ns += perf_counter_ns() - started
@@ -59,8 +68,8 @@ class Measured:
         dispatched = self._inner.dispatch(hidden, experts)
         self.spent_ns += perf_counter_ns() - started
         if self._expert_rows is not None and len(dispatched.hidden):
-            self._expert_rows[self._layer] += dispatched.counts
-        self._layer += 1
+            self._expert_rows[self._moe_layers[self._dispatched]] += dispatched.counts
+        self._dispatched += 1
         return dispatched
 
     def combine(self, output: Tensor, dispatched: Dispatched, weights: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from moe_runtime.executor import Executor
 from moe_runtime.host.channel import Channel
 from moe_runtime.host.measured import Measured
 from moe_runtime.host.messages import Device, Keep
+from moe_runtime.models.spec import MoeSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class _Rank:
         self._here = layout.coordinate(rank)
         self._answers = self._here.pp == layout.pp - 1 and self._here.tp == 0
         rows = seat.channel.expert_rows[rank] if self._here.tp == 0 else None
-        self._communicator = Measured(_communicator(seat, rank), seat.channel.times_ns[rank], rows)
+        times_ns, moe_layers = seat.channel.times_ns[rank], _moe_layers(seat, self._here.pp)
+        self._communicator = Measured(_communicator(seat, rank), times_ns, rows, moe_layers)
         self._executor = Executor(plan, rank, self._communicator, seat.weights, _device(seat, rank))
 
     def serve(self) -> NoReturn:
@@ -94,6 +96,13 @@ class _Rank:
                 channel.answer(shard, sampled, len(busy))
             self._communicator.flush(perf_counter_ns() - started)
             channel.finish()
+
+
+def _moe_layers(seat: Seat, pp: int) -> list[int]:
+    """Positions within a stage of its MoE layers."""
+    stage = seat.plan.stages[pp]
+    layers = seat.weights.spec.layers[stage.first_layer : stage.first_layer + stage.layers]
+    return [position for position, layer in enumerate(layers) if isinstance(layer.ffn, MoeSpec)]
 
 
 def _communicator(seat: Seat, rank: int) -> Communicator:
