@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moe_plan.errors import ManifestError, Violation
-from moe_plan.spec import MoEDeployment
+from moe_plan.spec import NAME_PATTERN, SOURCE_PATTERN, MoEDeployment
 
 Path = tuple[str | int, ...]
 
@@ -38,8 +38,8 @@ _LENGTHS = {
     "too_long": ("entries", "at most", "max_length"),
 }
 _EXAMPLES = {
-    r"^(hf|s3|pvc|file)://.+$|^random$": "hf://ORG/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, file:///PATH or random",
-    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "lower-case letters, digits and hyphens",
+    SOURCE_PATTERN: "hf://ORG/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, file:///PATH or random",
+    NAME_PATTERN: "lower-case letters, digits and hyphens, the first a letter",
 }
 """What a pattern of the spec asks for, in words."""
 

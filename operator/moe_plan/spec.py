@@ -21,6 +21,9 @@ MAX_GPUS = 1024
 MAX_DEGREE = 2**31 - 1
 """Bound of each integer in the manifest: what an int32 of the Kubernetes API holds."""
 
+SOURCE_PATTERN = r"^(hf|s3|pvc|file)://.+$|^random$"
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
 Count = Annotated[StrictInt, Field(ge=1, le=MAX_DEGREE)]
 CountOrZero = Annotated[StrictInt, Field(ge=0, le=MAX_DEGREE)]
 Degree = Count | Literal["auto"]
@@ -74,7 +77,7 @@ class Model(Section):
     """A Hugging Face config.json, inline."""
     config_from: ConfigSource | None = None
     """A Hugging Face config.json in a ConfigMap."""
-    source: Annotated[StrictStr | None, Field(max_length=1024, pattern=r"^(hf|s3|pvc|file)://.+$|^random$")] = None
+    source: Annotated[StrictStr | None, Field(max_length=1024, pattern=SOURCE_PATTERN)] = None
     """Where the weights are: hf://ORG/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, file:///PATH, or random for
     synthetic weights. Default: the catalogue's repository, or random for a model given by its config."""
     revision: Text = "main"
@@ -374,7 +377,7 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    name: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
     """Name of the deployment: a DNS label, since services are named after it."""
     namespace: StrictStr = "default"
     """Namespace of the deployment."""

@@ -359,6 +359,7 @@ def test_a_hub_cache_on_the_nodes_is_used_where_it_is_asked_for_and_only_there()
         ("pvc://models/../x", "spec.model.source: must not climb with .."),
         ("pvc:///", "spec.model.source: must name a PersistentVolumeClaim: pvc://CLAIM/PATH"),
         ("file://srv/x", "spec.model.source: must name a directory on the nodes from the root: file:///PATH"),
+        ("file:///", "spec.model.source: must name a directory below the nodes' root: file:///PATH"),
     ],
 )
 def test_a_source_of_which_no_volume_can_be_made_is_refused(source: str, message: str) -> None:

@@ -139,7 +139,7 @@ ACCELERATOR = {
         ({**VALID, "metadata": {}}, ["metadata.name: is required"]),
         (
             {**VALID, "metadata": {"name": "My_Model"}},
-            ["metadata.name: must be lower-case letters, digits and hyphens, not 'My_Model'"],
+            ["metadata.name: must be lower-case letters, digits and hyphens, the first a letter, not 'My_Model'"],
         ),
         ({**VALID, "spec": None}, ["spec: must be a mapping, not empty"]),
         ({**VALID, "kind": "Pod"}, ["kind: must be MoEDeployment, not 'Pod'"]),

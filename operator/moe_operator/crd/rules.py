@@ -10,6 +10,7 @@ have their own defaults: a rule asks has() even of fields that always have a val
 from collections.abc import Mapping
 
 from moe_plan.rules import MAX_WORLD
+from moe_plan.spec import SOURCE_PATTERN
 
 Rule = dict[str, str]
 
@@ -55,7 +56,7 @@ MOST_REPLICAS = 1024
 PATTERNS: Mapping[str, str] = {
     r"^(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$": "must be a duration such as 500ms, 3us or 1m30s",
     r"^[0-9]{1,2}(\.[0-9]+)?%$": "must be a percentage below 100, such as 10%",
-    r"^(hf|s3|pvc|file)://.+$|^random$": "must be hf://ORG/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, file:///PATH or random",
+    SOURCE_PATTERN: "must be hf://ORG/NAME, s3://BUCKET/PATH, pvc://CLAIM/PATH, file:///PATH or random",
 }
 """Patterns of the spec in words: the API server would show the pattern itself."""
 

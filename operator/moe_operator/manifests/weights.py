@@ -36,6 +36,8 @@ def weights(source: str, revision: str) -> Weights | None:
     if scheme == "file":
         if not rest.startswith("/"):
             raise ValueError("must name a directory on the nodes from the root: file:///PATH")
+        if not where:
+            raise ValueError("must name a directory below the nodes' root: file:///PATH")
         return Weights({"hostPath": {"path": rest, "type": "Directory"}}, MOUNT, fetched=False)
     # A path for each revision, so that deployments can share a volume that an override puts here.
     return Weights({"emptyDir": {}}, "/".join((MOUNT, *where, revision)), fetched=True)
