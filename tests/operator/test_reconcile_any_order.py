@@ -38,7 +38,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _step(self, writes: int | None) -> None:
         """The operator never takes down more replicas than may be."""
-        spec, beyond = self.cluster.deployment["spec"], self._removed()
+        spec, beyond = self.cluster.deployment["spec"], self._removed() | self._given_up()
         before = len(self.cluster.serving() - beyond)
         self.cluster.step(writes)
         least = spec["replicas"] - spec["rollout"]["maxUnavailable"]
@@ -96,6 +96,18 @@ class AnyOrder(RuleBasedStateMachine):
         others = sorted(key for key in self.cluster.objects if key[0] != "Pod")
         if others:
             del self.cluster.objects[data.draw(st.sampled_from(others))]
+
+    def _given_up(self) -> set[int]:
+        """Replicas given up before they served, whose pods started all the same before they were deleted."""
+        return {
+            index
+            for index in self.cluster.indices()
+            if ("ConfigMap", f"m-{index}") in self.cluster.objects
+            and any(
+                int(label(pod, "attempt")) < self.cluster.record(index)["attempt"] for pod in self.cluster.pods(index)
+            )
+            and self.cluster.record(index)["readySince"] is None
+        }
 
     @invariant()
     def holds(self) -> None:

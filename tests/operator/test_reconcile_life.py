@@ -277,6 +277,8 @@ def test_a_failed_pod_restarts_the_whole_group_after_the_backoff() -> None:
     cluster.fail("m-0-1", code=3, said="first\nValueError: no such layer\n")
     cluster.step()
     assert cluster.replica_status(0)["phase"] == "Restarting"
+    assert all(pod["metadata"]["deletionTimestamp"] for pod in cluster.pods())
+    assert cluster.step().stages == (), "nothing is deleted twice"
     cluster.kubelets()
     assert cluster.pods() == []
     decision = cluster.step()
@@ -422,6 +424,16 @@ def test_a_replica_that_cannot_be_placed_holds_nothing_and_says_what_lacks() -> 
     assert cluster.condition("Ready")["status"] == "True"
 
 
+def test_an_event_is_told_once_however_often_one_looks() -> None:
+    cluster = Cluster(manifest(replicas=2), nodes=3)
+    for _ in range(5):
+        cluster.settle()
+    assert [event.reason for event in cluster.events] == ["PlanHolds", "Unplaceable"]
+    cluster.edit(workload={"concurrency": 64})
+    cluster.settle()
+    assert [event.reason for event in cluster.events] == ["PlanHolds", "Unplaceable"]
+
+
 def test_a_replica_whose_node_is_lost_on_a_full_cluster_gives_the_rest_back() -> None:
     cluster = running(nodes=2)
     cluster.lose("node-1")
@@ -440,6 +452,15 @@ def test_a_deleted_pod_of_a_serving_replica_restarts_the_group() -> None:
     cluster.settle()
     assert cluster.record(0)["attempt"] == 2
     assert cluster.replica_status(0)["lastFailure"] == "slot 1: its pod was deleted"
+
+
+def test_a_replica_whose_pod_is_being_evicted_is_not_ready_though_its_endpoint_still_answers() -> None:
+    cluster = running()
+    cluster.endpoints[0] = Endpoint(answered=True)
+    cluster.delete(("Pod", "m-0-1"))
+    cluster.step()
+    assert cluster.condition("Available")["status"] == "False"
+    assert cluster.replica_status(0)["phase"] == "Restarting"
 
 
 def test_a_pod_that_vanishes_while_the_group_starts_is_made_again() -> None:
