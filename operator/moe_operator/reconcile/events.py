@@ -1,7 +1,7 @@
 """Events: what has become different between two statuses, so that each is told once and none at a resync."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from moe_operator.reconcile.model import Event
 
@@ -49,5 +49,5 @@ def _of_replicas(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
         yield _event("Normal", "ReplicaRemoved", f"replica {index} is gone")
 
 
-def _event(kind: Any, reason: str, message: str) -> Event:
+def _event(kind: Literal["Normal", "Warning"], reason: str, message: str) -> Event:
     return Event(kind, reason, message if len(message) <= LONGEST else f"{message[: LONGEST - 1]}…")
