@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast bench lint format crds lock clean
+.PHONY: help setup quickstart test test-fast bench bench-operator lint format crds lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,12 @@ test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
 
 bench: $(INSTALLED) ## Measure the figures that the README states
 	@$(BIN)/python tools/bench.py
+	@$(BIN)/python -m moe_runtime.bench.comm
+
+bench-operator: $(INSTALLED) ## Measure the operator on 1,024 fake nodes, beside LeaderWorkerSet
+	@$(BIN)/python tests/cluster/binaries.py
+	@$(BIN)/python tools/bench_operator.py
+	@$(BIN)/python tools/bench_placement.py
 
 lint: $(INSTALLED) ## Style, types and import contracts
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
