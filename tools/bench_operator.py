@@ -6,7 +6,6 @@
 import argparse
 import json
 import os
-import ssl
 import sys
 import tempfile
 import threading
@@ -84,34 +83,36 @@ class _Watch:
     """Counts pods of a namespace as they are bound."""
 
     def __init__(self, plane: ControlPlane, namespace: str, wanted: int) -> None:
-        url = f"{plane.url}/api/v1/namespaces/{namespace}/pods?watch=true&timeoutSeconds={DEADLINE_S:.0f}"
-        self._answer = urllib.request.urlopen(url, timeout=DEADLINE_S, context=_unread(plane.context()))
+        self._plane = plane
+        self._url = f"{plane.url}/api/v1/namespaces/{namespace}/pods?watch=true"
         self._wanted = wanted
         self._ended: float | None = None
+        self._answer = self._open()
         self._thread = threading.Thread(target=self._count, daemon=True)
         self._thread.start()
 
     def ended(self) -> float:
         self._thread.join(DEADLINE_S)
-        self._answer.close()
         if self._ended is None:
             raise TimeoutError(f"not {self._wanted} pods were bound within {DEADLINE_S:g} s")
         return self._ended
 
+    def _open(self) -> Any:
+        return urllib.request.urlopen(self._url, timeout=DEADLINE_S, context=self._plane.context())
+
     def _count(self) -> None:
-        bound = set()
-        for line in self._answer:
-            pod = json.loads(line)["object"]
-            if (pod.get("spec") or {}).get("nodeName"):
-                bound.add(pod["metadata"]["name"])
-            if len(bound) >= self._wanted:
-                self._ended = time.monotonic()
-                return
-
-
-def _unread(context: ssl.SSLContext) -> ssl.SSLContext:
-    context.suppress_ragged_eofs = True  # type: ignore[attr-defined]  # the watch is closed from here
-    return context
+        bound: set[str] = set()
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            with self._answer as lines:
+                for line in lines:
+                    pod = json.loads(line)["object"]
+                    if (pod.get("spec") or {}).get("nodeName"):
+                        bound.add(pod["metadata"]["name"])
+                    if len(bound) >= self._wanted:
+                        self._ended = time.monotonic()
+                        return
+            self._answer = self._open()  # a busy API server ends watches; a new one begins with all there is
 
 
 def _memory(operator: Operator, pods: int) -> tuple[str, str, str, str, str]:

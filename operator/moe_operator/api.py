@@ -106,7 +106,10 @@ class Api:
         return await self._call("PATCH", path, body={**body, "status": status}, parameters=_OWN, headers=_APPLY)
 
     async def delete(self, reference: Object) -> Object | None:
-        """Delete the object of a uid; the object while it is still terminating. None when it is gone, or another's."""
+        """Delete the object of a uid; the object while it is still terminating, None when it is gone.
+
+        Raises ConflictError when the object of that name is another.
+        """
         metadata = reference["metadata"]
         options: dict[str, Any] = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
         if "gracePeriodSeconds" in reference:
@@ -114,7 +117,7 @@ class Api:
         path = resource_of(reference).path(metadata["namespace"], metadata["name"])
         try:
             answer = await self._call("DELETE", path, body=options)
-        except (NotFoundError, ConflictError):
+        except NotFoundError:
             return None
         if answer.get("kind") != reference["kind"]:
             return None

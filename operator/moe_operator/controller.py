@@ -262,7 +262,12 @@ class Controller:
             raise
 
     async def _delete(self, reference: Object) -> None:
-        remains = await self.api.delete(reference)
+        try:
+            remains = await self.api.delete(reference)
+        except ConflictError:
+            remains = await self.api.read(reference)
+            if remains is not None and uid(remains) == reference["metadata"]["uid"]:
+                raise  # it is the one that was meant: the conflict was about something else
         if remains is not None:
             self.cache.put(remains)
             return
