@@ -1,0 +1,135 @@
+"""The operator dies after any of its writes, again and again: its successors end where it would have ended."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from control_plane import ControlPlane
+from operated import Frontends, Ground
+from operator_process import Operator, install, running, start
+from proxy import CloseConnection, Fault, LoseReply, Proxy, Request, proxy
+
+pytestmark = pytest.mark.slow
+
+SETTLES_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def frontends() -> Iterator[Frontends]:
+    with Frontends().serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def between(plane: ControlPlane) -> Iterator[Proxy]:
+    install(plane)
+    with proxy(plane) as running_proxy:
+        yield running_proxy
+
+
+class Mortal:
+    """An operator that is killed whenever the API server has done its k-th write since it began."""
+
+    def __init__(self, between: Proxy, folder: Path, k: int) -> None:
+        self._between, self._folder, self._k = between, folder, k
+        self.deaths = 0
+        self._left = k
+        self._dead = False
+        between.fault = self._fault
+        self.operator = self._start()
+
+    def _start(self) -> Operator:
+        return start(self._between.plane, self._folder, url=self._between.url)
+
+    def _fault(self, request: Request) -> Fault:
+        """The k-th write is done, but nobody hears of it; what comes after it does not arrive."""
+        if not request.is_write:
+            return None
+        if self._dead:
+            return CloseConnection()
+        self._left -= 1
+        if self._left > 0:
+            return None
+        self._dead = True
+        return LoseReply()
+
+    def live_until(self, question: Callable[[], bool]) -> None:
+        """Kill and start again until the answer is yes."""
+        deadline = time.monotonic() + SETTLES_S
+        while not question():
+            assert time.monotonic() < deadline, f"{self.deaths} deaths; {self.operator.log[-3000:]}"
+            if self._dead:
+                self.operator.kill()
+                self.deaths += 1
+                self._left, self._dead = self._k, False
+                self.operator = self._start()
+            assert self.operator.process.poll() is None, self.operator.log
+            time.sleep(0.1)
+
+
+def shape(ground: Ground) -> list[tuple[Any, ...]]:
+    """What there is, but for what is new each time: versions, addresses, times."""
+    found = []
+    for child in ground.children():
+        owners = [owner["uid"] for owner in child["metadata"].get("ownerReferences", ())]
+        labels = tuple(sorted(child["metadata"]["labels"].items()))
+        node = (child.get("spec") or {}).get("nodeName", "")
+        found.append((child["kind"], child["metadata"]["name"], labels, node, len(owners)))
+    return sorted(found)
+
+
+def settled(ground: Ground, replicas: int, generation: int) -> Callable[[], bool]:
+    def question() -> bool:
+        status = ground.status()
+        done = {c["type"]: (c["status"], c["observedGeneration"]) for c in status.get("conditions") or ()}
+        ready = status.get("ready") == f"{replicas}/{replicas}" and done["Ready"] == ("True", generation)
+        return ready and done["Reconciling"][0] == "False"
+
+    return question
+
+
+STEPS: list[tuple[dict[str, Any], int]] = [
+    ({"replicas": 1}, 1),
+    ({"replicas": 1, "serving": {"maxBatchTokens": 4096}}, 1),
+    ({"replicas": 2, "serving": {"maxBatchTokens": 4096}}, 2),
+    ({"replicas": 1, "serving": {"maxBatchTokens": 4096}}, 1),
+]
+"""Create, change what decides pods, scale up, scale down: spec and replicas that serve at the end."""
+
+
+def story(ground: Ground, live_until: Callable[[Callable[[], bool]], None]) -> list[list[tuple[Any, ...]]]:
+    """The shape after each step, and after deletion."""
+    shapes = []
+    for generation, (spec, replicas) in enumerate(STEPS, start=1):
+        serving = {**spec.get("serving", {}), "port": ground.port}
+        ground.apply(ground.deployment(**{**spec, "serving": serving}))
+        live_until(settled(ground, replicas, generation))
+        shapes.append(shape(ground))
+    ground.delete()
+    live_until(lambda: not ground.children())
+    return shapes
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_killed_after_each_kth_write_it_ends_as_if_nothing_had_happened(
+    k: int, between: Proxy, frontends: Frontends, tmp_path: Path
+) -> None:
+    ground = Ground(between.plane, frontends.port, nodes=4)
+    with running(between.plane, tmp_path / "undisturbed", url=between.url) as operator:
+
+        def live_until(question: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + SETTLES_S
+            while not question():
+                assert time.monotonic() < deadline, operator.log
+                time.sleep(0.1)
+
+        expected = story(ground, live_until)
+    mortal = Mortal(between, tmp_path / "mortal", k)
+    try:
+        found = story(ground, mortal.live_until)
+    finally:
+        mortal.operator.kill()
+    assert found == expected
+    assert mortal.deaths >= 20 // k
