@@ -135,7 +135,10 @@ def test_hand_edits_and_deletions_are_made_good(operator: Operator, ground: Grou
     patch = json.dumps({"metadata": {"labels": {"moe-operator.dev/replica": "7"}}})
     ground.plane.kubectl("patch", "pdb", budget["metadata"]["name"], f"-n={ground.namespace}", f"--patch={patch}")
     eventually(
-        lambda: ground.get("poddisruptionbudgets")[0]["metadata"]["labels"]["moe-operator.dev/replica"] == "0",
+        lambda: (
+            [found["metadata"]["labels"]["moe-operator.dev/replica"] for found in ground.get("poddisruptionbudgets")]
+            == ["0"]
+        ),
         f"the label is back: {operator.log}",
     )
 
