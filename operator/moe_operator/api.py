@@ -6,7 +6,7 @@ It does not repeat calls: whoever asked does, from what is known then. Only a re
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import aiohttp
@@ -204,8 +204,11 @@ def _seconds(text: str | None) -> float:
     return min(60.0, float(text)) if text is not None and text.isascii() and text.isdigit() else 0.0
 
 
-def session(access: Access, connections: int) -> aiohttp.ClientSession:
-    """HTTP over at most so many connections (0: any number) as the operator's identity, for calls and for watches; a refused token is read anew and tried once more."""
+def session(access: Access, connections: int, listed: Callable[[], None] | None = None) -> aiohttp.ClientSession:
+    """HTTP as the operator's identity, over at most so many connections (0: any number), for calls and for watches.
+
+    A refused token is read anew and tried once more; watches of one path keep a distance. `listed` is told of lists.
+    """
     pace = _Pace()
 
     async def authorize(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -213,6 +216,8 @@ def session(access: Access, connections: int) -> aiohttp.ClientSession:
             await pace.wait(request.url.path)
         request.headers.update(access.authorization())
         answer = await handler(request)
+        if listed is not None and "limit" in request.url.query:
+            listed()
         if answer.status != 401:
             return answer
         answer.release()

@@ -89,7 +89,7 @@ class Store:
         """All objects."""
         return self._objects.values()
 
-    def keys(self) -> Iterable[Key]:
+    def names(self) -> Iterable[Key]:
         """Names of all objects."""
         return self._objects.keys()
 

@@ -26,6 +26,7 @@ from moe_operator.reconcile.objects import (
     REPLICA_LABEL,
     SLOT_LABEL,
     condition,
+    identity,
     label_number,
     name,
     node_of,
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 WORKERS = 4
 RESYNC_S = 600.0
-RELIST_AGAIN_S = 2.0
+LIST_AGAIN_S = 1.0
 CONFIG_READ_AGAIN_S = 10.0
 STRANGER_READ_AGAIN_S = 30.0
 DEPLOYMENT = "MoEDeployment"
@@ -79,14 +80,15 @@ class Controller:
     _configs: dict[Key, tuple[float, Mapping[str, Any] | None]] = field(default_factory=dict)
     _told: dict[Key, str] = field(default_factory=dict)
     """The last refusal that a deployment's events were told."""
-    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _absent: dict[Key, set[tuple[str, str]]] = field(default_factory=dict)
+    """Names of children that nothing bears, as the API server said in the turns that have failed since."""
+    _relist: asyncio.Event = field(default_factory=asyncio.Event)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decide"))
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
         self.queue = WorkQueue(random.random)
-        while not await self._relisted():  # noqa: ASYNC110  # nothing tells when the API server is well again
-            await asyncio.sleep(RELIST_AGAIN_S)
+        await self.relist()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._resync())
@@ -112,27 +114,36 @@ class Controller:
         if change is not None:
             self._changed(row.kind, change)
 
+    def watch_listed(self) -> None:
+        """Take note that a watch has begun anew with a list: what went meanwhile was not told, so all is listed soon."""
+        self._relist.set()
+
     async def relist(self) -> None:
         """Read everything that is watched, and look at every deployment: what watches missed is seen now."""
-        async with self._listing:
-            for row in self.cache.rows:
-                for change in self.cache[row].replace(*await self.api.list(row)):
-                    self._changed(row.kind, change)
-        for key in list(self.cache.deployments.keys()):
+        self._relist.clear()
+        for row in self.cache.rows:
+            for change in self.cache[row].replace(*await self._list(row)):
+                self._changed(row.kind, change)
+        for key in list(self.cache.deployments.names()):
             self.enqueue(key)
+
+    async def _list(self, row: Resource) -> tuple[list[Object], int]:
+        while True:
+            try:
+                return await self.api.list(row)
+            except (ApiError, TimeoutError) as error:
+                log.warning("%s cannot be listed: %s", row.plural, error or "no answer in time")
+                await asyncio.sleep(max(LIST_AGAIN_S, getattr(error, "retry_after_s", 0.0)))
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(RESYNC_S)
-            await self._relisted()
-
-    async def _relisted(self) -> bool:
-        try:
+            try:
+                async with asyncio.timeout(RESYNC_S):
+                    await self._relist.wait()
+                    await asyncio.sleep(LIST_AGAIN_S)  # several watches begin anew together
+            except TimeoutError:
+                pass  # it is time
             await self.relist()
-        except (ApiError, TimeoutError) as error:
-            log.warning("what there is cannot be listed: %s", error or "no answer in time")
-            return False
-        return True
 
     async def _work(self) -> None:
         while True:
@@ -191,6 +202,7 @@ class Controller:
         if decision.status is not None:
             await self._write_status(view.deployment, decision)
         self._told.pop(key, None)
+        self._absent.pop(key, None)
         polls = CONFIG_READ_AGAIN_S if key in self._configs else None
         return min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
 
@@ -227,26 +239,26 @@ class Controller:
 
     async def _meet_strangers(self, key: Key, stage: Iterable[Write]) -> bool:
         """Whether names that are to be written are borne by objects that were not known: to be decided anew."""
-        unknown = [
-            w.object
-            for w in stage
-            if w.verb == "apply" and w.object["kind"] != "Pod" and self.cache.find(w.object) is None
-        ]
-        answers = await asyncio.gather(*(self.api.read(obj) for obj in unknown))
-        found = [answer for answer in answers if answer is not None]
+        absent = self._absent.setdefault(key, set())
+        unknown = [w.object for w in stage if w.verb == "apply" and w.object["kind"] != "Pod" and not self._known(w)]
+        asked = [obj for obj in unknown if identity(obj) not in absent]
+        answers = await asyncio.gather(*(self.api.read(obj) for obj in asked), return_exceptions=True)
+        absent |= {identity(obj) for obj, answer in zip(asked, answers, strict=True) if answer is None}
+        _raise_worst(answers)
+        found = [answer for answer in answers if isinstance(answer, Mapping)]
         for obj in found:
             if deployment_of(obj) == key:
                 self.cache.put(obj)
             else:
-                self._strangers.setdefault(key, {})[obj["kind"], name(obj)] = (time.monotonic(), obj)
+                self._strangers.setdefault(key, {})[identity(obj)] = (time.monotonic(), obj)
         return bool(found)
+
+    def _known(self, write: Write) -> bool:
+        return self.cache.find(write.object) is not None
 
     async def _write(self, stage: Iterable[Write]) -> None:
         """The writes of a stage together. Raises the error of one that failed; the others have been made."""
-        results = await asyncio.gather(*(self._write_one(write) for write in stage), return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
-            raise max(errors, key=_weight)
+        _raise_worst(await asyncio.gather(*(self._write_one(write) for write in stage), return_exceptions=True))
 
     async def _write_one(self, write: Write) -> None:
         if not self.may_write():
@@ -347,8 +359,15 @@ class Controller:
         self._strangers.pop(key, None)
         self._configs.pop(key, None)
         self._told.pop(key, None)
+        self._absent.pop(key, None)
         if self.prober:
             self.prober.forget(key)
+
+
+def _raise_worst(results: Iterable[object]) -> None:
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        raise max(errors, key=_weight)
 
 
 def _weight(error: BaseException) -> tuple[bool, bool, float]:

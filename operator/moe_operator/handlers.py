@@ -27,13 +27,15 @@ WORKER_IDLE_S = 0.5
 Observe = Callable[[Resource, str | None, Object], None]
 
 
-def registry(rows: Iterable[Resource], observe: Observe, access: Access) -> kopf.OperatorRegistry:
-    """Handlers that pass each event of the watched resources on."""
+def registry(
+    rows: Iterable[Resource], observe: Observe, listed: Callable[[], None], access: Access
+) -> kopf.OperatorRegistry:
+    """Handlers that pass each event of the watched resources on; `listed` is told when a watch begins with a list."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
     async def log_in(**_: Any) -> kopf.AiohttpSession:
-        return kopf.AiohttpSession(server=access.server, aiohttp_session=session(access, connections=0))
+        return kopf.AiohttpSession(server=access.server, aiohttp_session=session(access, 0, listed))
 
     for row in rows:
         kopf.on.event(row.group, row.version, row.plural, registry=handlers)(_handler(row, observe))

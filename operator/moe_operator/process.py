@@ -125,7 +125,7 @@ async def _sleep(stop: asyncio.Event, seconds: float) -> None:
 async def _watch(access: Access, settings: Settings, controller: Controller, stop: asyncio.Event) -> None:
     rows, started = controller.cache.rows, asyncio.Event()
     watching = kopf.operator(
-        registry=handlers.registry(rows, controller.observe, access),
+        registry=handlers.registry(rows, controller.observe, controller.watch_listed, access),
         settings=handlers.settings(rows, settings.watch_silence_s),
         clusterwide=True,
         standalone=True,
