@@ -10,13 +10,13 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from moe_operator.api import Api, ApiError, ConflictError, RefusedError
+from moe_operator.api import Api, ApiError, ConflictError, RefusedError, UnavailableError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
 from moe_operator.probe import Prober, Target
@@ -45,7 +45,11 @@ CONFIG_READ_AGAIN_S = 10.0
 STRANGER_READ_AGAIN_S = 30.0
 DEPLOYMENT = "MoEDeployment"
 
+PAUSES_S = (0.1, 0.3, 0.9)
+"""Before a call is repeated within a turn."""
+
 Decide = Callable[[View], Decision]
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -242,7 +246,7 @@ class Controller:
         absent = self._absent.setdefault(key, set())
         unknown = [w.object for w in stage if w.verb == "apply" and w.object["kind"] != "Pod" and not self._known(w)]
         asked = [obj for obj in unknown if identity(obj) not in absent]
-        answers = await asyncio.gather(*(self.api.read(obj) for obj in asked), return_exceptions=True)
+        answers = await asyncio.gather(*(self._persist(self.api.read, obj) for obj in asked), return_exceptions=True)
         absent |= {identity(obj) for obj, answer in zip(asked, answers, strict=True) if answer is None}
         _raise_worst(answers)
         found = [answer for answer in answers if isinstance(answer, Mapping)]
@@ -261,21 +265,32 @@ class Controller:
         _raise_worst(await asyncio.gather(*(self._write_one(write) for write in stage), return_exceptions=True))
 
     async def _write_one(self, write: Write) -> None:
-        if not self.may_write():
-            raise LeadershipLostError
         self.counters.writes += 1
         if write.verb == "delete":
             await self._delete(write.object)
             return
         try:
-            self.cache.put(await self.api.apply(write.object))
+            self.cache.put(await self._persist(self.api.apply, write.object))
         except (ConflictError, RefusedError):
             await self._refresh(write.object)
             raise
 
+    async def _persist(self, call: Callable[[Object], Awaitable[Answer]], obj: Object) -> Answer:
+        """The answer to a call, made a few times while the API server is busy or away; all calls may be repeated."""
+        for pause_s in (*PAUSES_S, None):
+            if not self.may_write():
+                break
+            try:
+                return await call(obj)
+            except UnavailableError as error:
+                if pause_s is None:
+                    raise
+                await asyncio.sleep(max(error.retry_after_s, pause_s * (0.5 + random.random())))  # noqa: S311
+        raise LeadershipLostError
+
     async def _delete(self, reference: Object) -> None:
         try:
-            remains = await self.api.delete(reference)
+            remains = await self._persist(self.api.delete, reference)
         except ConflictError:
             remains = await self.api.read(reference)
             if remains is not None and uid(remains) == reference["metadata"]["uid"]:
