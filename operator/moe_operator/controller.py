@@ -169,7 +169,7 @@ class Controller:
     async def _turn(self, key: Key) -> None:
         self.counters.turns += 1
         try:
-            again_after_s = await self._reconcile(key)
+            again_after_s, wrote = await self._reconcile(key)
         except ApiError as error:
             self.counters.failed_turns += 1
             delay = self.queue.failed(key, time.monotonic(), error.retry_after_s)
@@ -183,24 +183,25 @@ class Controller:
             delay = self.queue.failed(key, time.monotonic())
             log.exception("%s/%s: a defect of the operator; again in %.1f s", *key, delay)
         else:
-            self.queue.done(key, time.monotonic())
+            ended = self.queue.progressed if wrote else self.queue.done
+            ended(key, time.monotonic())
             if again_after_s is not None:
                 self.enqueue(key, again_after_s)
         self._woken.set()
 
-    async def _reconcile(self, key: Key) -> float | None:
-        """One turn; seconds until the next, if one is needed without any event."""
+    async def _reconcile(self, key: Key) -> tuple[float | None, bool]:
+        """One turn; seconds until the next, if one is needed without any event, and whether anything was written."""
         deployment = self.cache.deployments.get(key)
         if deployment is None:
             self._forget(key)
-            return None
+            return None, False
         view = await self._view(key, deployment)
         began = time.monotonic()
         decision = await asyncio.get_running_loop().run_in_executor(self._thread, self.decide, view)
         self.counters.deciding_s += time.monotonic() - began
         for stage in decision.stages:
             if await self._meet_strangers(key, stage):
-                return 0.0
+                return 0.0, False
             await self._write(stage)
         self._note_placed(key, decision.status or view.deployment.get("status") or {})
         if decision.status is not None:
@@ -208,7 +209,8 @@ class Controller:
         self._told.pop(key, None)
         self._absent.pop(key, None)
         polls = CONFIG_READ_AGAIN_S if key in self._configs else None
-        return min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
+        again_after_s = min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
+        return again_after_s, bool(decision.stages) or decision.status is not None
 
     async def _view(self, key: Key, deployment: Object) -> View:
         """What a decision reads. What must be asked for comes first, so that the cache is read as it is at the end."""

@@ -1,6 +1,6 @@
 """Asks the endpoints of replicas whether they serve, and what they measure: /health and /metrics of their frontends.
 
-A replica that does not serve is asked every second, one that does every ten. Measured figures are passed on when they
+A replica that does not serve is asked every second, one that does every twenty. Measured figures are passed on when they
 have moved by a tenth, since each makes a status write.
 """
 
@@ -16,7 +16,7 @@ from moe_operator.reconcile.model import Endpoint
 
 DEADLINE_S = 3.0
 ASK_AGAIN_S = 1.0
-ASK_SERVING_AGAIN_S = 10.0
+ASK_SERVING_AGAIN_S = 20.0
 MOVED = 0.1
 _SAID = 200
 _SAMPLE = re.compile(r'^(\w+)(?:\{le="([^"]+)"\})? ([-+.eE\d]+|\+Inf|NaN)$', re.MULTILINE)

@@ -9,7 +9,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 60.0
-SHORTEST_BREATH_S = 0.02
+SHORTEST_BREATH_S = 0.1
 LONGEST_BREATH_S = 1.0
 """A key rests as long as its last turn took, within these bounds, so that one key cannot keep the operator busy."""
 
@@ -60,8 +60,14 @@ class WorkQueue(Generic[Key]):
         """When the next key that is not in work is due."""
         return min((due for key, due in self._due.items() if key not in self._busy), default=None)
 
+    def progressed(self, key: Key, now: float) -> None:
+        """A turn ended well and has changed something, so there may be more to do: the next need not wait."""
+        self._failures.pop(key, None)
+        del self._busy[key]
+        self._rest(key, now, 0.0)
+
     def done(self, key: Key, now: float) -> None:
-        """A turn ended well."""
+        """A turn ended well and found nothing to do."""
         self._failures.pop(key, None)
         self._rest(key, now, min(LONGEST_BREATH_S, max(SHORTEST_BREATH_S, now - self._busy.pop(key))))
 

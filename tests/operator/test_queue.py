@@ -45,6 +45,15 @@ def test_a_turn_of_minutes_is_followed_by_a_short_rest() -> None:
     assert keys.take(600.0 + LONGEST_BREATH_S) == "a"
 
 
+def test_a_turn_that_changed_something_is_followed_at_once() -> None:
+    keys = queue()
+    keys.add("a", 0.0)
+    keys.take(0.0)
+    keys.add("a", 1.0)
+    keys.progressed("a", 5.0)
+    assert keys.take(5.0) == "a"
+
+
 def test_errors_make_waits_grow_to_a_bound_and_events_do_not_shorten_them() -> None:
     keys, now, delays = queue(), 0.0, []
     keys.add("a", now)
