@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast bench bench-operator lint format crds lock clean
+.PHONY: help setup quickstart test test-fast test-soak bench bench-operator lint format crds lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,10 +31,14 @@ quickstart: $(INSTALLED) ## From a manifest to tokens from 128 ranks on this mac
 test: $(INSTALLED) ## Lint, then every test
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python tests/cluster/binaries.py
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m 'not soak'
 
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
-	@$(BIN)/pytest -q -m 'not slow'
+	@$(BIN)/pytest -q -m 'not slow and not soak'
+
+test-soak: $(INSTALLED) ## The operator under faults and kills; about 10 minutes
+	@$(BIN)/python tests/cluster/binaries.py
+	@$(BIN)/pytest -m soak
 
 bench: $(INSTALLED) ## Measure the figures that the README states
 	@$(BIN)/python tools/bench.py

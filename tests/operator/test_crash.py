@@ -11,7 +11,7 @@ from operated import Frontends, Ground
 from operator_process import Operator, install, running, start
 from proxy import CloseConnection, Fault, LoseReply, Proxy, Request, proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 SETTLES_S = 240.0
 

@@ -12,7 +12,7 @@ from operated import Frontends, Ground
 from operator_process import Operator, eventually, install, running, token
 from proxy import Answer, CloseConnection, EndAfter, FallSilent, Fault, LoseReply, Proxy, Request, proxy, refusal
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 MOST_WRITES = 200
 """A quiet run of the same takes about 40."""

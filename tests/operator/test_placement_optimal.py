@@ -148,6 +148,7 @@ def test_a_small_placement_is_within_5_percent_of_the_cheapest_there_is(data: st
     assert cost(plan, nodes, found.nodes) <= min(costs) * 1.05 + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_required_levels_hold_and_are_refused_only_where_no_placement_has_them(data: st.DataObject) -> None:

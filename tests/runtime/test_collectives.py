@@ -79,12 +79,14 @@ def jobs(draw: st.DrawFn, communicator: str) -> Job:
     )
 
 
+@pytest.mark.slow
 @ONLY
 @given(job=jobs("shared"))
 def test_shared_memory_computes_what_a_plain_loop_computes(run_job: RunJob, job: Job) -> None:
     assert_right(job, run_job(job))
 
 
+@pytest.mark.slow
 @ONLY
 @given(job=jobs("gloo"))
 def test_gloo_computes_what_a_plain_loop_computes(run_job: RunJob, job: Job) -> None:

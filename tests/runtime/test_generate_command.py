@@ -36,6 +36,7 @@ class Run:
         return json.loads(self.output.read_text())
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_transformers(tmp_path: Path, mixtral: TinyModel) -> None:
     run = Run(tmp_path, mixtral, PROMPTS, ep=2, tp=2, pp=2, micro_batches=2, max_batch_tokens=16)
     assert run.answer["tokens"] == mixtral.greedy(PROMPTS)

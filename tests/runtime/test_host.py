@@ -100,6 +100,7 @@ def whole() -> Iterator[tuple[RankHost, list[int]]]:
         yield host_and_ranks
 
 
+@pytest.mark.slow
 def test_the_load_of_experts_is_told_of_the_layers_that_have_them() -> None:
     with running(tiny_plan({**CONFIG, "num_hidden_layers": 3, "mlp_only_layers": [1]}, pp=1)) as (host, _):
         host.run_step(decode_step(0, 1))
@@ -137,6 +138,7 @@ def test_what_ranks_share_has_no_name_that_could_be_left_behind(whole: tuple[Ran
     assert not any("/dev/shm" in Path(f"/proc/{pid}/maps").read_text() for pid in (host.parent_pid, *ranks))
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_and_no_rank_survives_it() -> None:
     with running(plan_of(ep=4, tp=2)) as (host, ranks):
         host.run_step(decode_step(0, 4))
@@ -214,6 +216,7 @@ def test_stop_from_another_thread_ends_a_step_in_progress() -> None:
         stopping.join()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_served_arrives_as_one_sentence(tmp_path: Path) -> None:
     host = RankHost(plan_of(ep=2), tmp_path, "cpu")
     with pytest.raises(RanksFailed, match=r"config\.json") as failed:
@@ -222,6 +225,7 @@ def test_a_checkpoint_that_cannot_be_served_arrives_as_one_sentence(tmp_path: Pa
     assert "\n" not in str(failed.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs")
 def test_a_rank_that_cannot_start_says_why_in_one_sentence() -> None:
     host = RankHost(plan_of(ep=2), None, "cuda")

@@ -108,6 +108,7 @@ def test_a_signal_during_the_start_ends_it_at_once(tmp_path: Path, qwen3_moe: Ti
         assert wait_until_gone(family) == set()
 
 
+@pytest.mark.slow
 def test_a_request_survives_a_lost_rank(endpoint: Endpoint, qwen3_moe: TinyModel) -> None:
     wanted = qwen3_moe.greedy([PROMPTS[0]], 40)[0]
     body = {"prompt": PROMPTS[0], "max_tokens": 40, "temperature": 0, "stream": True, "return_token_ids": True}
