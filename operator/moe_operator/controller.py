@@ -190,7 +190,7 @@ class Controller:
         self._woken.set()
 
     async def _reconcile(self, key: Key) -> tuple[float | None, bool]:
-        """One turn; seconds until the next, if one is needed without any event, and whether anything was written."""
+        """One turn; seconds until the next, if one is needed without any event, and whether a child was written."""
         deployment = self.cache.deployments.get(key)
         if deployment is None:
             self._forget(key)
@@ -210,7 +210,7 @@ class Controller:
         self._absent.pop(key, None)
         polls = CONFIG_READ_AGAIN_S if key in self._configs else None
         again_after_s = min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
-        return again_after_s, bool(decision.stages) or decision.status is not None
+        return again_after_s, bool(decision.stages)
 
     async def _view(self, key: Key, deployment: Object) -> View:
         """What a decision reads. What must be asked for comes first, so that the cache is read as it is at the end."""
