@@ -107,8 +107,9 @@ def test_kubectl_explain_tells_what_a_degree_is(plane: ControlPlane) -> None:
 
 @pytest.mark.slow
 def test_the_resource_name_cannot_change(plane: ControlPlane) -> None:
-    plane.apply(changed("metadata.name", "immutable"))
     manifest = changed("metadata.name", "immutable")
+    plane.apply(manifest)
     manifest["spec"]["hardware"]["resourceName"] = "amd.com/gpu"
     done = plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    plane.kubectl("delete", "moed", "immutable")  # an operator of a later test would take its nodes
     assert "is immutable: pods of two resources cannot share a placement" in done.stderr
