@@ -13,6 +13,7 @@ from typing import Any
 
 from moe_operator.manifests.gang import Gang, chosen_gang, group_name, pod_extras
 from moe_operator.manifests.merge import merge
+from moe_operator.manifests.mould import cast, mark
 from moe_operator.manifests.naming import child_name
 from moe_operator.manifests.templating import render, render_again
 from moe_operator.manifests.weights import MOUNT, weights
@@ -92,8 +93,8 @@ def pods(
     assert len(nodes) == plan.slots, "a replica has a node for each slot"
     spec = _spec(_canonical(deployment["spec"]))
     shared = _shared(deployment, plan, spec, index, attempt, chosen_gang(spec.scheduling, served))
-    template = spec.runtime.pod_template
-    return tuple(merge(_pod(shared, plan, slot, node), template) for slot, node in enumerate(nodes))
+    moulds = [merge(mould, spec.runtime.pod_template) for mould in _moulds(shared, plan)]
+    return tuple(cast(moulds[min(slot, 1)], _slot(shared, plan, slot, node)) for slot, node in enumerate(nodes))
 
 
 def rendered_slots(deployment: Mapping[str, Any], plan: Plan) -> tuple[Child, ...]:
@@ -104,22 +105,28 @@ def rendered_slots(deployment: Mapping[str, Any], plan: Plan) -> tuple[Child, ..
     deployment = {**deployment, "metadata": {"uid": "", **deployment["metadata"]}}
     spec = _spec(_canonical(deployment["spec"]))
     shared = _shared(deployment, plan, spec, 0, 1, "none")
-    return tuple(_pod(shared, plan, slot, "node") for slot in range(min(2, plan.slots)))
+    return tuple(cast(mould, _slot(shared, plan, slot, "node")) for slot, mould in enumerate(_moulds(shared, plan)))
 
 
-def _pod(shared: Mapping[str, Any], plan: Plan, slot: int, node: str) -> Child:
-    context = {
-        **shared,
-        "slot": {
-            "index": slot,
-            "name": child_name(shared["owner"]["name"], shared["replica"]["index"], slot),
-            "role": "worker" if slot else "frontend",
-            "first_rank": slot * plan.ranks_per_slot,
-            "node": node,
-        },
-    }
-    (pod,) = render("pod.yaml.j2", context)
+def _moulds(shared: Mapping[str, Any], plan: Plan) -> tuple[Child, ...]:
+    """The frontend's and, where there are several slots, the workers'."""
+    return tuple(_mould(shared, role) for role in ("frontend", "worker")[: plan.slots])
+
+
+def _mould(shared: Mapping[str, Any], role: str) -> Child:
+    marks = {key: mark(key) for key in ("index", "name", "first_rank", "node")}
+    (pod,) = render("pod.yaml.j2", {**shared, "slot": {**marks, "role": role}})
     return pod
+
+
+def _slot(shared: Mapping[str, Any], plan: Plan, slot: int, node: str) -> dict[str, str]:
+    """What one pod has of its own."""
+    return {
+        "index": str(slot),
+        "name": child_name(shared["owner"]["name"], shared["replica"]["index"], slot),
+        "first_rank": str(slot * plan.ranks_per_slot),
+        "node": node,
+    }
 
 
 def plan_name(deployment: Mapping[str, Any], plan: Plan) -> str:
