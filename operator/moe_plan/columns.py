@@ -1,0 +1,63 @@
+"""Arithmetic that takes a number, or a numpy column of numbers with one for each candidate, so that a formula is written once.
+
+numpy is imported only where a column comes in, since one plan must start at once.
+"""
+
+import math
+from typing import Any
+
+Column = Any
+"""A number, or an array of them that broadcasts with the others."""
+
+
+def _single(*values: Column) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
+
+def maximum(first: Column, *others: Column) -> Column:
+    """The greatest, candidate by candidate."""
+    if _single(first, *others):
+        return max(first, *others) if others else first
+    import numpy as np  # noqa: PLC0415  # a column is here, so numpy is
+
+    for other in others:
+        first = np.maximum(first, other)
+    return first
+
+
+def minimum(first: Column, *others: Column) -> Column:
+    """The least, candidate by candidate."""
+    if _single(first, *others):
+        return min(first, *others) if others else first
+    import numpy as np  # noqa: PLC0415  # as above
+
+    for other in others:
+        first = np.minimum(first, other)
+    return first
+
+
+def ceil(value: Column) -> Column:
+    """The least integer that is not less."""
+    if _single(value):
+        return math.ceil(value)
+    import numpy as np  # noqa: PLC0415  # as above
+
+    return np.ceil(value)
+
+
+def floor(value: Column) -> Column:
+    """The greatest integer that is not more."""
+    if _single(value):
+        return math.floor(value)
+    import numpy as np  # noqa: PLC0415  # as above
+
+    return np.floor(value)
+
+
+def where(condition: Column, value: Column, other: Column) -> Column:
+    """One where a condition holds, the other where not; both are computed."""
+    if isinstance(condition, bool):
+        return value if condition else other
+    import numpy as np  # noqa: PLC0415  # as above
+
+    return np.where(condition, value, other)
