@@ -1,26 +1,27 @@
 """Bytes on the fullest rank of a stage, part by part, and how many requests its KV cache holds.
 
 Weights are dealt as `shares.py` says. Buffers are sized for a step of maxBatchTokens on every shard at once. What the
-driver, the communication library and fragmentation take is not counted: memoryReserve is for them.
+driver, the communication library and fragmentation take is not counted: memoryReserve is for them. The formulas take
+one stage, or columns of stages of many candidates at once.
 """
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
+from moe_plan.columns import Column, ceil, maximum, minimum, where
 from moe_plan.cost.constants import constants
 from moe_plan.hardware import Hardware
 from moe_plan.kv import ELEMENT_BYTES, fixed_bytes, growing_bytes
 from moe_plan.layout import Layout
-from moe_plan.model import DenseFfn, Layer, ModelShape, MoeFfn
+from moe_plan.model import Attention, DenseFfn, Layer, ModelShape, MoeFfn
 from moe_plan.plan import ExpertMap, KvCache, Limits, Stage, StageMemory
 from moe_plan.shares import (
     LayerShare,
     busiest_load,
     ceil_div,
     embedding_share,
-    experts_per_rank,
-    head_share,
+    head_held,
     kinds_in,
     layer_kinds,
     layer_share,
@@ -32,22 +33,63 @@ from moe_plan.spec import Workload
 _FLOAT32_BYTES = ELEMENT_BYTES["float32"]
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a rank of a stage holds; all but tp may be columns."""
+
+    ep: Column
+    tp: int
+    pp: Column
+    experts: int
+    """Logical experts."""
+    per_rank: Column
+    """Physical experts of a MoE layer on a rank."""
+    busiest: Column
+    """Share of a layer's routed tokens that the busiest rank computes."""
+    counts: dict[int, Column]
+    """Layers of each kind, by index into `layer_kinds`."""
+    embedding: Column
+    """1 where the stage holds the embedding, else 0."""
+    head: Column
+    """1 where the stage holds the head, else 0."""
+
+    @cached_property
+    def layers(self) -> Column:
+        """Layers of the stage."""
+        return sum(self.counts.values())
+
+
+def held(shape: ModelShape, layout: Layout, experts: ExpertMap, stage: Stage) -> Held:
+    """What the fullest rank of one stage holds."""
+    return Held(
+        ep=layout.ep,
+        tp=layout.tp,
+        pp=layout.pp,
+        experts=experts.logical,
+        per_rank=experts.per_rank,
+        busiest=busiest_load(experts),
+        counts=kinds_in(shape, stage),
+        embedding=int(stage.embedding),
+        head=int(stage.head),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RankParams:
-    """Parameters that one rank of a stage holds, by class, padding included."""
+    """Parameters that one rank of a stage holds, by class, padding included. Each may be a column."""
 
-    attention: int
-    experts: float
-    redundant_experts: float
-    shared_experts: int
-    dense_ffn: int
-    embedding: int
-    head: int
-    other: int
+    attention: Column
+    experts: Column
+    redundant_experts: Column
+    shared_experts: Column
+    dense_ffn: Column
+    embedding: Column
+    head: Column
+    other: Column
     """Norms and routers."""
 
     @property
-    def total(self) -> float:
+    def total(self) -> Column:
         """All of them."""
         split = self.attention + self.experts + self.redundant_experts + self.shared_experts + self.dense_ffn
         return split + self.embedding + self.head + self.other
@@ -55,32 +97,31 @@ class RankParams:
 
 def rank_params(shape: ModelShape, layout: Layout, experts: ExpertMap, stage: Stage) -> RankParams:
     """Parameters on the fullest rank of a stage. Experts and redundant experts are the mean over ep."""
-    shares = list(_layer_shares(shape, layout, stage))
+    return _params(shape, held(shape, layout, experts, stage))
 
-    def over_layers(part: Callable[[LayerShare], int]) -> int:
-        return sum(part(share) * count for _, share, count in shares)
 
-    logical, redundant = 0.0, 0.0
-    for layer, share, count in shares:
-        here = experts_per_rank(layer, experts)
-        logical += here[0] * share.expert * count
-        redundant += here[1] * share.expert * count
+def _params(shape: ModelShape, stage: Held) -> RankParams:
+    """A rank's physical experts are whole in number; which of them are the copies differs from rank to rank."""
+    shares = [(share, count) for _, share, count in _layers(shape, stage)]
+    expert = sum(share.expert * count for share, count in shares)
+    logical = stage.experts / stage.ep
     return RankParams(
-        attention=over_layers(lambda share: share.attention),
-        experts=logical,
-        redundant_experts=redundant,
-        shared_experts=over_layers(lambda share: share.shared_experts),
-        dense_ffn=over_layers(lambda share: share.dense_ffn),
-        embedding=embedding_share(shape, layout.tp) if stage.embedding else 0,
-        head=head_share(shape, stage, layout.tp),
-        other=over_layers(lambda share: share.other) + (shape.final_norm_params if stage.head else 0),
+        attention=sum(share.attention * count for share, count in shares),
+        experts=logical * expert,
+        redundant_experts=(stage.per_rank - logical) * expert,
+        shared_experts=sum(share.shared_experts * count for share, count in shares),
+        dense_ffn=sum(share.dense_ffn * count for share, count in shares),
+        embedding=stage.embedding * embedding_share(shape, stage.tp),
+        head=head_held(shape, stage.embedding, stage.head, stage.tp),
+        other=sum(share.other * count for share, count in shares) + stage.head * shape.final_norm_params,
     )
 
 
-def _layer_shares(shape: ModelShape, layout: Layout, stage: Stage) -> Iterator[tuple[Layer, LayerShare, int]]:
+def _layers(shape: ModelShape, stage: Held) -> list[tuple[Layer, LayerShare, Column]]:
     kinds = layer_kinds(shape)
-    for kind, count in kinds_in(shape, stage).items():
-        yield kinds[kind], layer_share(kinds[kind], shape.formats, layout.tp), count
+    return [
+        (kinds[kind], layer_share(kinds[kind], shape.formats, stage.tp), count) for kind, count in stage.counts.items()
+    ]
 
 
 def stage_memory(
@@ -93,16 +134,23 @@ def stage_memory(
     workload: Workload,
     kv_cache_dtype: str,
 ) -> StageMemory:
-    """Bytes on the fullest rank of a stage.
+    """Bytes on the fullest rank of a stage, as `stage_sizes` counts them."""
+    sizes = stage_sizes(shape, held(shape, layout, experts, stage), hardware, limits, workload, kv_cache_dtype)
+    return StageMemory(pp=stage.pp, total=sum(sizes.values()), **sizes)
+
+
+def stage_sizes(
+    shape: ModelShape, stage: Held, hardware: Hardware, limits: Limits, workload: Workload, kv_cache_dtype: str
+) -> dict[str, Column]:
+    """Bytes of each part, named as in `StageMemory`.
 
     `kv_cache` is all that the other parts leave of the usable memory; where that is less than one request of
-    maxModelLength needs, it is that need, so that `total` exceeds the usable memory by what is missing. A plan for
+    maxModelLength needs, it is that need, so that the total exceeds the usable memory by what is missing. A plan for
     training has no KV cache.
     """
-    params = rank_params(shape, layout, experts, stage)
-    linear, routed = shape.formats.linear.bytes_per_param, shape.formats.experts.bytes_per_param
-    other = shape.formats.other.bytes_per_param
-    serving = workload.mode == "serving"
+    params, formats = _params(shape, stage), shape.formats
+    linear, routed, other = (f.bytes_per_param for f in (formats.linear, formats.experts, formats.other))
+    training = workload.mode == "training"
     parts = {
         "attention": params.attention * linear,
         "experts": params.experts * routed,
@@ -112,17 +160,17 @@ def stage_memory(
         "embedding": params.embedding * other,
         "head": params.head * other,
         "other_weights": params.other * other,
-        "activations": _activations(shape, layout, experts, stage, limits, workload),
-        "communication": _communication(shape, layout, experts, stage, limits),
-        "gradients": 0.0 if serving else params.total * constants().gradient_bytes,
-        "optimizer": 0.0 if serving else params.total * constants().optimizer_bytes,
+        "activations": _activations(shape, stage, limits, workload),
+        "communication": _communication(shape, stage, limits),
+        "gradients": params.total * constants().gradient_bytes if training else 0,
+        "optimizer": params.total * constants().optimizer_bytes if training else 0,
     }
-    sizes = {part: math.ceil(size) for part, size in parts.items()}
+    sizes = {part: ceil(size) for part, size in parts.items()}
     left = math.floor(hardware.usable_bytes) - sum(sizes.values())
     length = limits.max_model_length
-    need = _Cache.of(shape, layout, stage, kv_cache_dtype, length).request_bytes(length) if serving else 0
-    sizes["kv_cache"] = max(left, need) if serving else 0
-    return StageMemory(pp=stage.pp, total=sum(sizes.values()), **sizes)
+    need = _Cache.of(shape, stage, kv_cache_dtype, length).request_bytes(length)
+    sizes["kv_cache"] = 0 if training else maximum(left, need)
+    return sizes
 
 
 def kv_cache(
@@ -137,8 +185,9 @@ def kv_cache(
     """What the KV cache of one shard holds: the least of its stages, since a request is cached on all of them."""
     length = workload.input_tokens + workload.output_tokens
     longest = limits.max_model_length
-    at_most = [_Cache.of(shape, layout, stage, kv_cache_dtype, longest) for stage in stages]
-    typical = [_Cache.of(shape, layout, stage, kv_cache_dtype, length) for stage in stages]
+    counts = [kinds_in(shape, stage) for stage in stages]
+    at_most = [_Cache.of_layers(shape, layout.tp, count, kv_cache_dtype, longest) for count in counts]
+    typical = [_Cache.of_layers(shape, layout.tp, count, kv_cache_dtype, length) for count in counts]
     sizes = [stage.kv_cache for stage in memory]
     requests = min(size // max(1, of.request_bytes(length)) for size, of in zip(sizes, typical, strict=True))
     return KvCache(
@@ -149,97 +198,110 @@ def kv_cache(
     )
 
 
+def requests_held(shape: ModelShape, stage: Held, cache: Column, workload: Workload, kv_cache_dtype: str) -> Column:
+    """Requests of the workload's length that fit at once into `cache` bytes of a stage."""
+    length = workload.input_tokens + workload.output_tokens
+    return cache // maximum(1, _Cache.of(shape, stage, kv_cache_dtype, length).request_bytes(length))
+
+
 @dataclass(frozen=True, slots=True)
 class _Cache:
     """The KV cache of one stage on one rank: bytes a token, and bytes a request of some length beside them."""
 
-    growing: float
-    fixed: int
+    growing: Column
+    fixed: Column
 
     @classmethod
-    def of(cls, shape: ModelShape, layout: Layout, stage: Stage, dtype: str, length: int) -> "_Cache":
+    def of(cls, shape: ModelShape, stage: Held, dtype: str, length: int) -> "_Cache":
+        return cls.of_layers(shape, stage.tp, stage.counts, dtype, length)
+
+    @classmethod
+    def of_layers(cls, shape: ModelShape, tp: int, counts: dict[int, Column], dtype: str, length: int) -> "_Cache":
         element, kinds = ELEMENT_BYTES[dtype], layer_kinds(shape)
-        counted = [(kinds[kind].attention, count) for kind, count in kinds_in(shape, stage).items()]
+        counted = [(kinds[kind].attention, count) for kind, count in counts.items()]
         return cls(
-            growing=sum(growing_bytes(attention, layout.tp, element) * count for attention, count in counted),
-            fixed=sum(fixed_bytes(attention, layout.tp, element, length) * count for attention, count in counted),
+            growing=sum(growing_bytes(attention, tp, element) * count for attention, count in counted),
+            fixed=sum(fixed_bytes(attention, tp, element, length) * count for attention, count in counted),
         )
 
-    def request_bytes(self, tokens: int) -> int:
-        return math.ceil(self.growing * tokens) + self.fixed
+    def request_bytes(self, tokens: int) -> Column:
+        return ceil(self.growing * tokens) + self.fixed
 
     def tokens(self, size: int, requests: int, length: int) -> int:
         """Tokens that fit beside the fixed part of `requests`; those of the requests where none grows."""
         if not self.growing:
             return requests * length
-        return max(0, math.floor((size - requests * self.fixed) / self.growing))
+        return max(0, math.floor((size - requests * int(self.fixed)) / float(self.growing)))
 
 
-def arriving_rows(ffn: MoeFfn, layout: Layout, experts: ExpertMap, limits: Limits) -> int:
+def arriving_rows(ffn: MoeFfn, ep: Column, per_rank: Column, busiest: Column, limits: Limits) -> Column:
     """Rows that a rank's experts must be ready to take in one step, when every shard computes maxBatchTokens.
 
     The capacity factor bounds them where there is one; else a constant multiple of the busiest rank's even load, at
     most as many as exist.
     """
-    tokens = limits.max_batch_tokens * layout.ep
-    even = tokens * ffn.top_k * busiest_load(experts)
-    factor = limits.capacity_factor or (1.0 if layout.ep == 1 else constants().arrival_skew)
-    return math.ceil(min(even * factor, tokens * min(ffn.top_k, experts.per_rank)))
+    tokens = limits.max_batch_tokens * ep
+    even = tokens * ffn.top_k * busiest
+    factor = limits.capacity_factor or where(ep == 1, 1.0, constants().arrival_skew)
+    return ceil(minimum(even * factor, tokens * minimum(ffn.top_k, per_rank)))
 
 
-def _activations(
-    shape: ModelShape, layout: Layout, experts: ExpertMap, stage: Stage, limits: Limits, workload: Workload
-) -> int:
+def _activations(shape: ModelShape, stage: Held, limits: Limits, workload: Workload) -> Column:
     """Working set of the widest layer, the logits, and for training one checkpointed input a layer.
 
     Checkpoints a layer: Chen et al., arXiv 1604.06174.
     """
     tokens, training = limits.max_batch_tokens, workload.mode == "training"
-    widest = max(
-        max(_attention_elements(layer, layout, limits), _ffn_elements(layer, shape, layout, experts, limits))
-        for layer, _, _ in _layer_shares(shape, layout, stage)
+    widest = maximum(
+        0,
+        *(
+            (count > 0)
+            * maximum(
+                _attention_elements(layer.attention, stage.tp, limits), _ffn_elements(layer, shape, stage, limits)
+            )
+            for layer, _, count in _layers(shape, stage)
+        ),
     )
-    permuted = _row_buffers(shape, layout, experts, stage, limits) if layout.ep == 1 else 0
+    permuted = where(stage.ep == 1, _row_buffers(shape, stage, limits), 0)
     copies = constants().hidden_copies + (stage.layers if training else 0)
     elements = copies * tokens * shape.hidden + widest + permuted
     rows = tokens if training else min(tokens, workload.concurrency)
-    logits = rows * vocabulary_rows(shape.vocab, layout.tp) if stage.head else 0
+    logits = stage.head * (rows * vocabulary_rows(shape.vocab, stage.tp))
     return elements * ELEMENT_BYTES[shape.formats.compute] + logits * _FLOAT32_BYTES
 
 
-def _attention_elements(layer: Layer, layout: Layout, limits: Limits) -> int:
+def _attention_elements(attention: Attention, tp: int, limits: Limits) -> int:
     """Elements of queries, keys, values and output on one tp rank."""
-    attention = layer.attention
-    heads = ceil_div(attention.heads, layout.tp) + ceil_div(attention.kv_heads, layout.tp)
+    heads = ceil_div(attention.heads, tp) + ceil_div(attention.kv_heads, tp)
     return limits.max_batch_tokens * heads * (attention.qk_dim + attention.v_dim)
 
 
-def _ffn_elements(layer: Layer, shape: ModelShape, layout: Layout, experts: ExpertMap, limits: Limits) -> int:
+def _ffn_elements(layer: Layer, shape: ModelShape, stage: Held, limits: Limits) -> Column:
     """Elements of an FFN's intermediate results: one [rows, width] for each of its matrices."""
-    ffn, formats = layer.ffn, shape.formats
+    ffn, formats, tp = layer.ffn, shape.formats, stage.tp
     if isinstance(ffn, DenseFfn):
-        return limits.max_batch_tokens * ffn.matrices * split_width(ffn.width, layout.tp, formats.linear.block)
-    rows = arriving_rows(ffn, layout, experts, limits)
-    routed = rows * ffn.matrices * split_width(ffn.width, layout.tp, formats.experts.block)
-    return routed + limits.max_batch_tokens * ffn.matrices * split_width(
-        ffn.shared_width, layout.tp, formats.linear.block
-    )
+        return limits.max_batch_tokens * ffn.matrices * split_width(ffn.width, tp, formats.linear.block)
+    rows = arriving_rows(ffn, stage.ep, stage.per_rank, stage.busiest, limits)
+    routed = rows * ffn.matrices * split_width(ffn.width, tp, formats.experts.block)
+    return routed + limits.max_batch_tokens * ffn.matrices * split_width(ffn.shared_width, tp, formats.linear.block)
 
 
-def _row_buffers(shape: ModelShape, layout: Layout, experts: ExpertMap, stage: Stage, limits: Limits) -> int:
+def _row_buffers(shape: ModelShape, stage: Held, limits: Limits) -> Column:
     """Elements of the rows that arrive at a rank's experts and of those that leave them, `[rows, hidden]` each."""
-    return max(
-        (
-            2 * arriving_rows(layer.ffn, layout, experts, limits) * (layer.ffn.expert_hidden or shape.hidden)
-            for layer, _, _ in _layer_shares(shape, layout, stage)
+    return maximum(
+        0,
+        *(
+            (count > 0)
+            * (2 * (layer.ffn.expert_hidden or shape.hidden))
+            * arriving_rows(layer.ffn, stage.ep, stage.per_rank, stage.busiest, limits)
+            for layer, _, count in _layers(shape, stage)
             if isinstance(layer.ffn, MoeFfn)
         ),
-        default=0,
     )
 
 
-def _communication(shape: ModelShape, layout: Layout, experts: ExpertMap, stage: Stage, limits: Limits) -> int:
+def _communication(shape: ModelShape, stage: Held, limits: Limits) -> Column:
     """Dispatch and combine buffers, and staging for all-reduce (one [tokens, hidden]) and stage boundaries (two)."""
-    rows = _row_buffers(shape, layout, experts, stage, limits) if layout.ep > 1 else 0
-    staging = (layout.tp > 1) + 2 * (layout.pp > 1)
+    rows = where(stage.ep > 1, _row_buffers(shape, stage, limits), 0)
+    staging = (stage.tp > 1) + 2 * (stage.pp > 1)
     return (rows + staging * limits.max_batch_tokens * shape.hidden) * ELEMENT_BYTES[shape.formats.compute]

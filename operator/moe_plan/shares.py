@@ -7,48 +7,51 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from moe_plan.model import DenseFfn, Formats, Layer, ModelShape, MoeFfn
+from moe_plan.columns import Column
+from moe_plan.cost.arithmetic import Figures, minimum
+from moe_plan.model import DenseFfn, Formats, Layer, ModelShape
 from moe_plan.plan import ExpertMap, Stage
 
 
-def ceil_div(dividend: int, divisor: int) -> int:
-    """Quotient, rounded up."""
+def ceil_div(dividend: Figures, divisor: Figures) -> Figures:
+    """Quotient of integers, rounded up."""
     return -(-dividend // divisor)
 
 
-def split_width(width: int, tp: int, block: int) -> int:
+def split_width(width: int, tp: Figures, block: int) -> Figures:
     """Columns of an FFN width on one tp rank: quantisation blocks are dealt whole, the last shard padded."""
     return ceil_div(ceil_div(width, block), tp) * block
 
 
-def vocabulary_rows(vocab: int, tp: int) -> int:
+def vocabulary_rows(vocab: int, tp: Figures) -> Figures:
     """Rows of embedding or head on one tp rank: the vocabulary is padded to a multiple of tp."""
     return ceil_div(vocab, tp)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShare:
-    """Parameters of one layer on its fullest tp rank, padding included."""
+    """Parameters of one layer on its fullest tp rank, padding included; arrays where tp is one."""
 
-    attention: int
-    expert: int
+    attention: Figures
+    expert: Figures
     """One physical expert's; 0 without experts."""
-    shared_experts: int
-    dense_ffn: int
+    shared_experts: Figures
+    dense_ffn: Figures
     other: int
     """Norms and router, held whole."""
 
 
-def layer_share(layer: Layer, formats: Formats, tp: int) -> LayerShare:
+def layer_share(layer: Layer, formats: Formats, tp: Figures, expert_tp: Figures | None = None) -> LayerShare:
     """A layer's parameters on its fullest tp rank.
 
     Queries are split by head; keys and values by KV head, and replicated once tp exceeds their number; FFNs by width
-    in whole quantisation blocks. Biases of an FFN count as split with it.
+    in whole quantisation blocks. Biases of an FFN count as split with it. Routed experts are split over `expert_tp`
+    where an engine splits them otherwise than the rest.
     """
     attention = layer.attention
     held = (
         ceil_div(attention.query_params, tp)
-        + ceil_div(attention.kv_params, min(tp, attention.kv_heads))
+        + ceil_div(attention.kv_params, minimum(tp, attention.kv_heads))
         + attention.replicated_params
     )
     ffn = layer.ffn
@@ -56,18 +59,18 @@ def layer_share(layer: Layer, formats: Formats, tp: int) -> LayerShare:
         return LayerShare(held, 0, 0, _ffn_share(ffn.params, ffn.width, tp, formats.linear.block), layer.norm_params)
     return LayerShare(
         attention=held,
-        expert=_ffn_share(ffn.expert_params, ffn.width, tp, formats.experts.block),
+        expert=_ffn_share(ffn.expert_params, ffn.width, tp if expert_tp is None else expert_tp, formats.experts.block),
         shared_experts=_ffn_share(ffn.shared_params, ffn.shared_width, tp, formats.linear.block),
         dense_ffn=0,
         other=layer.norm_params + ffn.router_params,
     )
 
 
-def _ffn_share(params: int, width: int, tp: int, block: int) -> int:
+def _ffn_share(params: int, width: int, tp: Figures, block: int) -> Figures:
     return ceil_div(params * split_width(width, tp, block), width) if width else params
 
 
-def embedding_share(shape: ModelShape, tp: int) -> int:
+def embedding_share(shape: ModelShape, tp: Figures) -> Figures:
     """Parameters of the embedding on one tp rank of the stage that holds it."""
     return _rows_of(shape.embedding_params, shape, tp)
 
@@ -78,25 +81,17 @@ def head_share(shape: ModelShape, stage: Stage, tp: int) -> int:
     0 where the stage has no head, or where the head shares the weights of an embedding on the same stage; one that
     shares them with another stage's is a copy.
     """
-    if not stage.head or (not shape.head_params and stage.embedding):
-        return 0
-    return _rows_of(shape.head_params or shape.embedding_params, shape, tp)
+    return int(head_held(shape, int(stage.embedding), int(stage.head), tp))
 
 
-def _rows_of(params: int, shape: ModelShape, tp: int) -> int:
+def head_held(shape: ModelShape, embedding: Column, head: Column, tp: int) -> Column:
+    """Parameters of the head on one tp rank of stages that hold embedding or head (1) or not (0), or columns of both."""
+    own = 1 if shape.head_params else 1 - embedding
+    return head * own * _rows_of(shape.head_params or shape.embedding_params, shape, tp)
+
+
+def _rows_of(params: int, shape: ModelShape, tp: Figures) -> Figures:
     return ceil_div(params * vocabulary_rows(shape.vocab, tp), shape.vocab)
-
-
-def experts_per_rank(layer: Layer, experts: ExpertMap) -> tuple[float, float]:
-    """Logical and redundant experts of a layer on a rank; both 0 without experts.
-
-    A rank's physical experts are whole in number; which of them are the copies differs from rank to rank, so the two
-    figures are the mean.
-    """
-    if not isinstance(layer.ffn, MoeFfn):
-        return 0.0, 0.0
-    logical = experts.per_rank * experts.logical / (experts.logical + experts.redundant)
-    return logical, experts.per_rank - logical
 
 
 def busiest_load(experts: ExpertMap) -> float:

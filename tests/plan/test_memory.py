@@ -15,7 +15,7 @@ from moe_plan.layout import Layout
 from moe_plan.memory import RankParams, arriving_rows, kv_cache, rank_params, stage_memory
 from moe_plan.model import Attention, DenseFfn, Formats, Layer, ModelShape, MoeFfn, NumberFormat
 from moe_plan.plan import KvCache, Limits, StageMemory
-from moe_plan.shares import layer_kinds, layer_share, split_width
+from moe_plan.shares import busiest_load, layer_kinds, layer_share, split_width
 from moe_plan.spec import WeightDtype, Workload
 from moe_plan.stages import balance, make_stages
 
@@ -284,7 +284,7 @@ def test_a_single_rank_has_no_communication_buffers() -> None:
 def test_no_more_rows_arrive_at_a_rank_than_exist(ep: int, tokens: int, factor: float | None, redundant: int) -> None:
     experts = deal(8, redundant if ep > 1 else 0, ep)
     limits = Limits(max_model_length=tokens, max_batch_tokens=tokens, capacity_factor=factor)
-    rows = arriving_rows(moe(), Layout(ep, 1, 1), experts, limits)
+    rows = arriving_rows(moe(), ep, experts.per_rank, busiest_load(experts), limits)
     assert 0 < rows <= tokens * ep * 2
 
 
