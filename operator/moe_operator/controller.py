@@ -10,13 +10,13 @@ import json
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from moe_operator.api import Api, ApiError, ConflictError, RefusedError, UnavailableError
+from moe_operator.api import Api, ApiError, RefusedError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
 from moe_operator.probe import Prober, Target
@@ -26,6 +26,7 @@ from moe_operator.reconcile.objects import (
     REPLICA_LABEL,
     SLOT_LABEL,
     condition,
+    finished,
     identity,
     label_number,
     name,
@@ -34,7 +35,8 @@ from moe_operator.reconcile.objects import (
     terminating,
     uid,
 )
-from moe_operator.resources import Resource, resource_of
+from moe_operator.resources import Resource
+from moe_operator.writer import Writer, raise_worst
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +45,11 @@ RESYNC_S = 600.0
 LIST_AGAIN_S = 1.0
 CONFIG_READ_AGAIN_S = 10.0
 STRANGER_READ_AGAIN_S = 30.0
+GATHER_S = 0.3
+"""News of pods that start come close together: one turn and one status for those of this time."""
 DEPLOYMENT = "MoEDeployment"
 
-PAUSES_S = (0.1, 0.3, 0.9)
-"""Before a call is repeated within a turn."""
-
 Decide = Callable[[View], Decision]
-Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -58,7 +58,6 @@ class Counters:
 
     turns: int = 0
     failed_turns: int = 0
-    writes: int = 0
     status_writes: int = 0
     deciding_s: float = 0.0
 
@@ -82,12 +81,18 @@ class Controller:
     _strangers: dict[Key, dict[tuple[str, str], tuple[float, Object]]] = field(default_factory=dict)
     """Objects without our labels that bear the names of children, with the time they were read."""
     _configs: dict[Key, tuple[float, Mapping[str, Any] | None]] = field(default_factory=dict)
-    _told: dict[Key, str] = field(default_factory=dict)
-    """The last refusal that a deployment's events were told."""
     _absent: dict[Key, set[tuple[str, str]]] = field(default_factory=dict)
     """Names of children that nothing bears, as the API server said in the turns that have failed since."""
     _relist: asyncio.Event = field(default_factory=asyncio.Event)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decide"))
+
+    def __post_init__(self) -> None:
+        self._writer = Writer(self.api, self.cache, self.may_write)
+
+    @property
+    def writes(self) -> int:
+        """Writes to children so far."""
+        return self._writer.made
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -174,7 +179,6 @@ class Controller:
             self.counters.failed_turns += 1
             delay = self.queue.failed(key, time.monotonic(), error.retry_after_s)
             log.warning("%s/%s: %s; again in %.1f s", *key, error, delay)
-            await self._tell(key, error)
         except LeadershipLostError:
             self.queue.failed(key, time.monotonic())
         except Exception:
@@ -195,22 +199,49 @@ class Controller:
         if deployment is None:
             self._forget(key)
             return None, False
-        view = await self._view(key, deployment)
-        began = time.monotonic()
-        decision = await asyncio.get_running_loop().run_in_executor(self._thread, self.decide, view)
-        self.counters.deciding_s += time.monotonic() - began
-        for stage in decision.stages:
-            if await self._meet_strangers(key, stage):
+        try:
+            view, decision = await self._decide(key, deployment)
+            if not await self._carry_out(key, decision):
                 return 0.0, False
-            await self._write(stage)
-        self._note_placed(key, decision.status or view.deployment.get("status") or {})
-        if decision.status is not None:
-            await self._write_status(view.deployment, decision)
-        self._told.pop(key, None)
+        except RefusedError as error:
+            # the same write would be refused again: give back what half a replica holds, and say why
+            await self._give_back(key, deployment, error)
+            raise
+        await self._tell(key, view, decision)
         self._absent.pop(key, None)
         polls = CONFIG_READ_AGAIN_S if key in self._configs else None
         again_after_s = min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
         return again_after_s, bool(decision.stages)
+
+    async def _give_back(self, key: Key, deployment: Object, error: RefusedError) -> None:
+        view, decision = await self._decide(key, deployment, str(error))
+        if await self._carry_out(key, decision):
+            await self._tell(key, view, decision)
+
+    async def _decide(self, key: Key, deployment: Object, refused: str | None = None) -> tuple[View, Decision]:
+        view = replace(await self._view(key, deployment), refused=refused)
+        began = time.monotonic()
+        decision = await asyncio.get_running_loop().run_in_executor(self._thread, self.decide, view)
+        self.counters.deciding_s += time.monotonic() - began
+        return view, decision
+
+    async def _carry_out(self, key: Key, decision: Decision) -> bool:
+        """Write the stages; False where names are borne by objects that were not known, so that all is decided anew."""
+        for stage in decision.stages:
+            if await self._meet_strangers(key, stage):
+                return False
+            await self._writer.write(stage)
+        return True
+
+    async def _tell(self, key: Key, view: View, decision: Decision) -> None:
+        """Write the status, then post the events, so that a crash in between repeats none."""
+        self._note_placed(key, decision.status or view.deployment.get("status") or {})
+        if decision.status is None:
+            return
+        self.counters.status_writes += 1
+        if await self._writer.write_status(view.deployment, decision.status):
+            for event in decision.events:
+                await self._post(view.deployment, event)
 
     async def _view(self, key: Key, deployment: Object) -> View:
         """What a decision reads. What must be asked for comes first, so that the cache is read as it is at the end."""
@@ -248,9 +279,11 @@ class Controller:
         absent = self._absent.setdefault(key, set())
         unknown = [w.object for w in stage if w.verb == "apply" and w.object["kind"] != "Pod" and not self._known(w)]
         asked = [obj for obj in unknown if identity(obj) not in absent]
-        answers = await asyncio.gather(*(self._persist(self.api.read, obj) for obj in asked), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(self._writer.persist(self.api.read, obj) for obj in asked), return_exceptions=True
+        )
         absent |= {identity(obj) for obj, answer in zip(asked, answers, strict=True) if answer is None}
-        _raise_worst(answers)
+        raise_worst(answers)
         found = [answer for answer in answers if isinstance(answer, Mapping)]
         for obj in found:
             if deployment_of(obj) == key:
@@ -261,68 +294,6 @@ class Controller:
 
     def _known(self, write: Write) -> bool:
         return self.cache.find(write.object) is not None
-
-    async def _write(self, stage: Iterable[Write]) -> None:
-        """The writes of a stage together. Raises the error of one that failed; the others have been made."""
-        _raise_worst(await asyncio.gather(*(self._write_one(write) for write in stage), return_exceptions=True))
-
-    async def _write_one(self, write: Write) -> None:
-        self.counters.writes += 1
-        if write.verb == "delete":
-            await self._delete(write.object)
-            return
-        try:
-            self.cache.put(await self._persist(self.api.apply, write.object))
-        except (ConflictError, RefusedError):
-            await self._refresh(write.object)
-            raise
-
-    async def _persist(self, call: Callable[[Object], Awaitable[Answer]], obj: Object) -> Answer:
-        """The answer to a call, made a few times while the API server is busy or away; all calls may be repeated."""
-        for pause_s in (*PAUSES_S, None):
-            if not self.may_write():
-                break
-            try:
-                return await call(obj)
-            except UnavailableError as error:
-                if pause_s is None:
-                    raise
-                await asyncio.sleep(max(error.retry_after_s, pause_s * (0.5 + random.random())))  # noqa: S311
-        raise LeadershipLostError
-
-    async def _delete(self, reference: Object) -> None:
-        try:
-            remains = await self._persist(self.api.delete, reference)
-        except ConflictError:
-            remains = await self.api.read(reference)
-            if remains is not None and uid(remains) == reference["metadata"]["uid"]:
-                raise  # it is the one that was meant: the conflict was about something else
-        if remains is not None:
-            self.cache.put(remains)
-            return
-        known = self.cache.find(reference)
-        if known is not None and uid(known) == reference["metadata"]["uid"]:
-            self.cache[resource_of(known)].remove(key_of(known), version_of(known))
-
-    async def _refresh(self, wanted: Object) -> None:
-        """Read what is there instead of what was expected."""
-        found = await self.api.read(wanted)
-        if found is not None:
-            self.cache.put(found)
-
-    async def _write_status(self, deployment: Object, decision: Decision) -> None:
-        if not self.may_write():
-            raise LeadershipLostError
-        assert decision.status is not None
-        self.counters.status_writes += 1
-        try:
-            self.cache.put(await self.api.apply_status(deployment, decision.status))
-        except ApiError as error:
-            if error.status not in (404, 409):
-                raise
-            return  # the deployment is gone, or another of its name is there; the watch will say so
-        for event in decision.events:
-            await self._post(deployment, event)
 
     async def _post(self, deployment: Object, event: Event) -> None:
         """Post an event. One that cannot be posted is only logged: the status says the same."""
@@ -335,13 +306,6 @@ class Controller:
         except ApiError as error:
             log.warning("event %s of %s: %s", event.reason, name(deployment), error)
 
-    async def _tell(self, key: Key, error: ApiError) -> None:
-        """Tell a person of a write that the API server refuses, once."""
-        deployment = self.cache.deployments.get(key)
-        if isinstance(error, RefusedError) and deployment is not None and self._told.get(key) != str(error):
-            self._told[key] = str(error)
-            await self._post(deployment, Event("Warning", "WriteRefused", str(error)))
-
     def _changed(self, kind: str, change: Change) -> None:
         """Enqueue whom a change concerns."""
         either = change.after or change.before
@@ -352,12 +316,12 @@ class Controller:
             for key in {*self._on_node(name(either)), *self._waiting}:
                 self.enqueue(key)
         else:
+            ended = kind == "Pod" and (change.after is None or finished(change.after))
             for obj in change:
                 if obj is not None and (owner := deployment_of(obj)) is not None:
-                    self.enqueue(owner)
-            if kind == "Pod" and (change.after is None or phase(change.after) in ("Succeeded", "Failed")):
-                for key in self._waiting:
-                    self.enqueue(key)
+                    self.enqueue(owner, 0.0 if ended or kind != "Pod" else GATHER_S)
+            for key in self._waiting if ended else ():
+                self.enqueue(key)
 
     def _on_node(self, node: str) -> set[Key]:
         keys = (deployment_of(pod) for pod in self.cache.pods.all() if node_of(pod) == node)
@@ -375,25 +339,9 @@ class Controller:
         self.queue.forget(key)
         self._strangers.pop(key, None)
         self._configs.pop(key, None)
-        self._told.pop(key, None)
         self._absent.pop(key, None)
         if self.prober:
             self.prober.forget(key)
-
-
-def _raise_worst(results: Iterable[object]) -> None:
-    errors = [result for result in results if isinstance(result, BaseException)]
-    if errors:
-        raise max(errors, key=_weight)
-
-
-def _weight(error: BaseException) -> tuple[bool, bool, float]:
-    """Which of several errors speaks for all: a defect, then a refusal, then the longest to wait for."""
-    return (
-        not isinstance(error, ApiError),
-        isinstance(error, RefusedError),
-        error.retry_after_s if isinstance(error, ApiError) else 0.0,
-    )
 
 
 def _frontends(deployment: Object, children: Iterable[Object]) -> dict[int, Target]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from moe_operator.controller import Controller
 from moe_operator.leader import Leader
 from moe_operator.probe import HttpAsk, Prober
 from moe_operator.reconcile.decide import decide
+from moe_operator.reconcile.warm_up import warm_up
 from moe_operator.resources import resource, watched
 
 log = logging.getLogger(__name__)
@@ -57,20 +58,23 @@ async def run(access: Access, settings: Settings) -> None:
         served = await _served(api, stop)
         if stop.is_set():
             return
+        await asyncio.to_thread(warm_up)
         ask = HttpAsk()
         cache = Cache(watched(served))
         leader = Leader(lease_api, settings.lease_namespace, settings.lease_name, settings.identity)
         controller = Controller(api, cache, decide, served, settings.identity, leader.leads)
         controller.prober = Prober(ask, controller.enqueue_group)
+        started = {"watches": asyncio.Event()}
         parts = [
             leader.run(controller.run),
-            _watch(access, settings, controller, stop),
+            _watch(access, settings, controller, stop, started["watches"]),
             _outdated(api, served),
         ]
-        if settings.health_port is not None:
-            parts.append(_report(settings.health_port, api, leader, controller))
         if settings.webhook is not None:
-            parts.append(webhook.run(settings.webhook, lease_api))
+            started["webhook"] = asyncio.Event()
+            parts.append(webhook.run(settings.webhook, lease_api, started["webhook"]))
+        if settings.health_port is not None:
+            parts.append(_report(settings.health_port, api, leader, controller, started))
         try:
             await _until(stop, parts)
         finally:
@@ -122,8 +126,10 @@ async def _sleep(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def _watch(access: Access, settings: Settings, controller: Controller, stop: asyncio.Event) -> None:
-    rows, started = controller.cache.rows, asyncio.Event()
+async def _watch(
+    access: Access, settings: Settings, controller: Controller, stop: asyncio.Event, started: asyncio.Event
+) -> None:
+    rows = controller.cache.rows
     watching = kopf.operator(
         registry=handlers.registry(rows, controller.observe, controller.watch_listed, access),
         settings=handlers.settings(rows, settings.watch_silence_s),
@@ -157,7 +163,9 @@ async def _release(leader: Leader) -> None:
         log.warning("the lease is left to expire: %s", error)
 
 
-async def _report(port: int, api: Api, leader: Leader, controller: Controller) -> None:
+async def _report(
+    port: int, api: Api, leader: Leader, controller: Controller, started: Mapping[str, asyncio.Event]
+) -> None:
     """Answer /healthz, /readyz and /metrics."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -167,6 +175,9 @@ async def _report(port: int, api: Api, leader: Leader, controller: Controller) -
         return web.Response(status=503, text=f"the API server has not answered for {silent:.0f} s\n")
 
     async def readyz(_: web.Request) -> web.Response:
+        waited_for = [part for part, event in started.items() if not event.is_set()]
+        if waited_for:
+            return web.Response(status=503, text=f"waits for: {', '.join(waited_for)}\n")
         return web.Response(text="leading\n" if leader.leads() else "standing by\n")
 
     async def metrics(_: web.Request) -> web.Response:
@@ -198,7 +209,7 @@ def _metrics(leader: Leader, controller: Controller) -> str:
         "moe_operator_queue_length": ("gauge", len(controller.queue)),
         "moe_operator_turns_total": ("counter", counted.turns),
         "moe_operator_failed_turns_total": ("counter", counted.failed_turns),
-        "moe_operator_writes_total": ("counter", counted.writes),
+        "moe_operator_writes_total": ("counter", controller.writes),
         "moe_operator_status_writes_total": ("counter", counted.status_writes),
         "moe_operator_deciding_seconds_total": ("counter", round(counted.deciding_s, 6)),
     }

@@ -2,6 +2,7 @@
 
 import math
 
+from moe_plan.cost.arithmetic import Figures, minimum, where
 from moe_plan.model import Attention
 from moe_plan.shares import ceil_div
 
@@ -11,8 +12,8 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 _STATE_BYTES = ELEMENT_BYTES["float32"]  # recurrences are accumulated in float32 whatever the cache's format
 
 
-def entry_bytes(attention: Attention, tp: int, element_bytes: int) -> int:
-    """Bytes of one cached entry on one tp rank; 0 for linear attention.
+def entry_bytes(attention: Attention, tp: Figures, element_bytes: int) -> Figures:
+    """Bytes of one cached entry on one tp rank (an array where tp is one); 0 for linear attention.
 
     GQA: K and V of the rank's KV heads, one head replicated once tp exceeds their number. MLA: the latent and the
     rotary key, whole on each rank (DeepSeek-V2, arXiv 2405.04434, section 2.1).
@@ -24,7 +25,7 @@ def entry_bytes(attention: Attention, tp: int, element_bytes: int) -> int:
     return ceil_div(attention.kv_heads, tp) * (attention.qk_dim + attention.v_dim) * element_bytes
 
 
-def growing_bytes(attention: Attention, tp: int, element_bytes: int) -> float:
+def growing_bytes(attention: Attention, tp: Figures, element_bytes: int) -> Figures:
     """Bytes that each further token adds on one tp rank.
 
     Nothing for linear attention and for a pure sliding window. With compression the compressed entries grow, beside
@@ -35,24 +36,28 @@ def growing_bytes(attention: Attention, tp: int, element_bytes: int) -> float:
     return entries + attention.indexer_dim * element_bytes
 
 
-def fixed_bytes(attention: Attention, tp: int, element_bytes: int, tokens: int) -> int:
+def fixed_bytes(attention: Attention, tp: Figures, element_bytes: int, tokens: int) -> Figures:
     """Bytes on one tp rank that stop growing: the sliding window of a request of `tokens`, the recurrent state."""
     window = min(attention.window, tokens) if attention.window is not None else 0
     state = ceil_div(attention.state_elements, tp) * _STATE_BYTES
     return window * entry_bytes(attention, tp, element_bytes) + state
 
 
-def attended_entries(attention: Attention, context: float) -> float:
+def attended_entries(attention: Attention, context: Figures) -> Figures:
     """Cached entries that one query at position `context` reads; 0 for linear attention."""
-    return sum(min(slope * context, most) for slope, most in _reach(attention))
+    return sum(minimum(slope * context, most) for slope, most in _reach(attention))
 
 
-def mean_attended_entries(attention: Attention, tokens: float) -> float:
-    """Mean over a prompt's positions, 0 to `tokens`, of the entries that a query reads: half of them if causal."""
-    return sum(
-        slope * tokens / 2 if slope * tokens <= most else most - most * most / (2 * slope * tokens)
-        for slope, most in _reach(attention)
-    )
+def mean_attended_entries(attention: Attention, tokens: Figures) -> Figures:
+    """Mean over a prompt's positions, 0 to `tokens` (more than 0), of the entries that a query reads: half if causal."""
+    return sum(_mean_reach(slope * tokens, most) for slope, most in _reach(attention))
+
+
+def _mean_reach(last: Figures, most: float) -> Figures:
+    """Mean of min(position, most) over positions 0 to `last`."""
+    if math.isinf(most):
+        return last / 2
+    return where(last <= most, last / 2, most - most * most / (2 * last))
 
 
 def _reach(attention: Attention) -> tuple[tuple[float, float], ...]:

@@ -59,7 +59,7 @@ def webhook(plane: ControlPlane, chosen: Settings, now: Callable[[], datetime] =
 
 async def _serve(plane: ControlPlane, chosen: Settings, now: Callable[[], datetime]) -> None:
     async with Api(from_kubeconfig(plane.kubeconfig)) as api:
-        await run(chosen, api, now)
+        await run(chosen, api, asyncio.Event(), now)
 
 
 async def _settled() -> None:

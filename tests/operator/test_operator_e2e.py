@@ -3,7 +3,10 @@
 import json
 import re
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from operated import Frontends, Ground
 from operator_process import HOME, NAME, Operator, cpu_s, eventually, install, resident_mb, running, start
 
 from moe_operator.resources import resources
+from moe_operator.webhook.certificates import issue
 
 pytestmark = pytest.mark.slow
 
@@ -230,9 +234,7 @@ def test_measured_figures_reach_the_status(operator: Operator, ground: Ground, f
 def test_the_rules_allow_what_the_operator_does_and_nothing_else(
     installed: ControlPlane, ground: Ground, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     hook = (f"--webhook=https://127.0.0.1:{port}", f"--webhook-port={port}")
     with running(installed, tmp_path, *hook) as operator:
         ground.apply(ground.deployment(replicas=2))
@@ -252,6 +254,53 @@ def test_the_rules_allow_what_the_operator_does_and_nothing_else(
     by_applying = {("create", plural, part) for verb, plural, part in used if verb == "patch"}  # logged as a patch
     seldom = {("patch", "secrets", ""), ("get", "pods", "")}  # a certificate renewed, a pod's name taken
     assert (used | seldom) - by_applying == allowed - by_applying
+
+
+def test_a_replica_that_a_quota_cuts_short_gives_its_pods_back_and_says_why(operator: Operator, ground: Ground) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few", "namespace": ground.namespace}}
+    ground.plane.apply({**quota, "spec": {"hard": {"pods": "1"}}})
+    eventually(lambda: "pods" in (ground.get("quota")[0].get("status") or {}).get("hard", {}), "the quota counts")
+    ground.apply(ground.deployment(failure={"backoff": "1s"}))
+    eventually(lambda: "exceeded quota: few" in ground.condition("Ready")[2], operator.log)
+    eventually(lambda: not ground.pods(), "the half that was made is given back")
+    eventually(lambda: ground.condition("Stalled")[:2] == ("True", "WriteRefused"), "a person is told")
+    events = ground.get("events.events.k8s.io")
+    assert "exceeded quota: few" in json.dumps([event for event in events if event["reason"] == "WriteRefused"])
+    ground.plane.kubectl("delete", "quota", "few", f"-n={ground.namespace}")
+    ground.wait_ready(1)
+
+
+def test_the_operator_is_ready_once_it_watches_and_its_webhook_listens(installed: ControlPlane, tmp_path: Path) -> None:
+    health, hook = free_port(), free_port()
+    folder = tmp_path / "certificates"
+    arguments = (f"--health-port={health}", f"--webhook=https://127.0.0.1:{hook}", f"--webhook-port={hook}")
+    with running(installed, tmp_path, *arguments, f"--webhook-certificates={folder}") as operator:
+        eventually(lambda: answer(health) == (503, "waits for: webhook\n"), f"it says what is missing: {operator.log}")
+        assert f"{folder}/ca.crt: No such file or directory; mount the certificate's Secret there" in operator.log
+        folder.mkdir()
+        bundle = issue(("127.0.0.1",), datetime.now(UTC))
+        for name, content in (("tls.crt", bundle.certificate), ("tls.key", bundle.key), ("ca.crt", bundle.authorities)):
+            (folder / name).write_bytes(content)
+        eventually(lambda: answer(health) == (200, "leading\n"), operator.log)
+    installed.kubectl("delete", "validatingwebhookconfiguration", "--all")
+
+
+def answer(port: int) -> tuple[int, str]:
+    """What /readyz says; 0 while nothing answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as said:
+            return said.status, said.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_an_idle_operator_is_small_and_quiet(operator: Operator, ground: Ground) -> None:

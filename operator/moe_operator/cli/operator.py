@@ -1,6 +1,7 @@
 """`moe operator run`: the operator's process."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,6 +48,15 @@ def run(
     webhook_port: Annotated[
         int, typer.Option("--webhook-port", min=1, max=65535, help="Port that the webhook listens on.")
     ] = 9443,
+    webhook_certificates: Annotated[
+        Path | None,
+        typer.Option(
+            "--webhook-certificates",
+            metavar="DIR",
+            help="Folder with tls.crt, tls.key and ca.crt, as a Secret of cert-manager is mounted; by default the "
+            "operator makes and renews its own.",
+        ),
+    ] = None,
     watch_silence: Annotated[
         float,
         typer.Option("--watch-silence", min=1, help="Seconds after which a watch that says nothing begins anew."),
@@ -69,7 +79,7 @@ def run(
             lease_name=lease,
             health_port=health_port or None,
             watch_silence_s=watch_silence,
-            webhook=_webhook(webhook, webhook_port, home),
+            webhook=_webhook(webhook, webhook_port, home, webhook_certificates),
         )
         asyncio.run(run(access, settings))
     except (AccessError, OutdatedError) as error:
@@ -77,15 +87,15 @@ def run(
         raise typer.Exit(1) from error
 
 
-def _webhook(how: str, port: int, namespace: str) -> "WebhookSettings | None":
+def _webhook(how: str, port: int, namespace: str, certificates: Path | None) -> "WebhookSettings | None":
     from moe_operator.webhook import Settings
 
     if how == "off":
         return None
     if how == "service":
-        return Settings(namespace=namespace, port=port)
+        return Settings(namespace=namespace, port=port, certificates=certificates)
     if how.startswith("https://"):
-        return Settings(namespace=namespace, port=port, url=how)
+        return Settings(namespace=namespace, port=port, url=how, certificates=certificates)
     raise typer.BadParameter("must be service, off or an https:// URL", param_hint="--webhook")
 
 

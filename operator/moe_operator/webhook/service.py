@@ -29,8 +29,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def run(settings: Settings, api: Api, now: Callable[[], datetime] = utc_now) -> NoReturn:
-    """Serve reviews until cancelled. Raises OSError where the port is taken; all else is tried again.
+async def run(
+    settings: Settings, api: Api, listening: asyncio.Event, now: Callable[[], datetime] = utc_now
+) -> NoReturn:
+    """Serve reviews until cancelled; `listening` is set when it begins to.
+
+    Raises OSError where the port is taken; all else is tried again.
 
     Every operator process runs it, leader or not. Validity is also told in the status, so a webhook that cannot start
     yet is no reason to stop.
@@ -39,6 +43,7 @@ async def run(settings: Settings, api: Api, now: Callable[[], datetime] = utc_no
     while not await turns.succeeds(_obtain(settings, api, context, now)):  # noqa: ASYNC110  # nothing tells when to try again
         await asyncio.sleep(RETRY_S)
     async with serving(settings, context, Desk()):
+        listening.set()
         while True:
             done = await turns.succeeds(_renew(settings, api, context, now))
             await asyncio.sleep(LOOK_AGAIN_S if done else RETRY_S)
