@@ -61,3 +61,12 @@ def where(condition: Column, value: Column, other: Column) -> Column:
     import numpy as np  # noqa: PLC0415  # as above
 
     return np.where(condition, value, other)
+
+
+def log2(value: Column) -> Column:
+    """The logarithm to base 2 of what is positive."""
+    if _single(value):
+        return math.log2(value)
+    import numpy as np  # noqa: PLC0415  # as above
+
+    return np.log2(value)

@@ -2,7 +2,7 @@
 
 import math
 
-from moe_plan.cost.arithmetic import Figures, minimum, where
+from moe_plan.columns import Column, minimum, where
 from moe_plan.model import Attention
 from moe_plan.shares import ceil_div
 
@@ -12,7 +12,7 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 _STATE_BYTES = ELEMENT_BYTES["float32"]  # recurrences are accumulated in float32 whatever the cache's format
 
 
-def entry_bytes(attention: Attention, tp: Figures, element_bytes: int) -> Figures:
+def entry_bytes(attention: Attention, tp: Column, element_bytes: int) -> Column:
     """Bytes of one cached entry on one tp rank (an array where tp is one); 0 for linear attention.
 
     GQA: K and V of the rank's KV heads, one head replicated once tp exceeds their number. MLA: the latent and the
@@ -25,7 +25,7 @@ def entry_bytes(attention: Attention, tp: Figures, element_bytes: int) -> Figure
     return ceil_div(attention.kv_heads, tp) * (attention.qk_dim + attention.v_dim) * element_bytes
 
 
-def growing_bytes(attention: Attention, tp: Figures, element_bytes: int) -> Figures:
+def growing_bytes(attention: Attention, tp: Column, element_bytes: int) -> Column:
     """Bytes that each further token adds on one tp rank.
 
     Nothing for linear attention and for a pure sliding window. With compression the compressed entries grow, beside
@@ -36,24 +36,24 @@ def growing_bytes(attention: Attention, tp: Figures, element_bytes: int) -> Figu
     return entries + attention.indexer_dim * element_bytes
 
 
-def fixed_bytes(attention: Attention, tp: Figures, element_bytes: int, tokens: int) -> Figures:
+def fixed_bytes(attention: Attention, tp: Column, element_bytes: int, tokens: int) -> Column:
     """Bytes on one tp rank that stop growing: the sliding window of a request of `tokens`, the recurrent state."""
     window = min(attention.window, tokens) if attention.window is not None else 0
     state = ceil_div(attention.state_elements, tp) * _STATE_BYTES
     return window * entry_bytes(attention, tp, element_bytes) + state
 
 
-def attended_entries(attention: Attention, context: Figures) -> Figures:
+def attended_entries(attention: Attention, context: Column) -> Column:
     """Cached entries that one query at position `context` reads; 0 for linear attention."""
     return sum(minimum(slope * context, most) for slope, most in _reach(attention))
 
 
-def mean_attended_entries(attention: Attention, tokens: Figures) -> Figures:
+def mean_attended_entries(attention: Attention, tokens: Column) -> Column:
     """Mean over a prompt's positions, 0 to `tokens` (more than 0), of the entries that a query reads: half if causal."""
     return sum(_mean_reach(slope * tokens, most) for slope, most in _reach(attention))
 
 
-def _mean_reach(last: Figures, most: float) -> Figures:
+def _mean_reach(last: Column, most: float) -> Column:
     """Mean of min(position, most) over positions 0 to `last`."""
     if math.isinf(most):
         return last / 2

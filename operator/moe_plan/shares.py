@@ -7,23 +7,22 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from moe_plan.columns import Column
-from moe_plan.cost.arithmetic import Figures, minimum
+from moe_plan.columns import Column, minimum
 from moe_plan.model import DenseFfn, Formats, Layer, ModelShape
 from moe_plan.plan import ExpertMap, Stage
 
 
-def ceil_div(dividend: Figures, divisor: Figures) -> Figures:
+def ceil_div(dividend: Column, divisor: Column) -> Column:
     """Quotient of integers, rounded up."""
     return -(-dividend // divisor)
 
 
-def split_width(width: int, tp: Figures, block: int) -> Figures:
+def split_width(width: int, tp: Column, block: int) -> Column:
     """Columns of an FFN width on one tp rank: quantisation blocks are dealt whole, the last shard padded."""
     return ceil_div(ceil_div(width, block), tp) * block
 
 
-def vocabulary_rows(vocab: int, tp: Figures) -> Figures:
+def vocabulary_rows(vocab: int, tp: Column) -> Column:
     """Rows of embedding or head on one tp rank: the vocabulary is padded to a multiple of tp."""
     return ceil_div(vocab, tp)
 
@@ -32,16 +31,16 @@ def vocabulary_rows(vocab: int, tp: Figures) -> Figures:
 class LayerShare:
     """Parameters of one layer on its fullest tp rank, padding included; arrays where tp is one."""
 
-    attention: Figures
-    expert: Figures
+    attention: Column
+    expert: Column
     """One physical expert's; 0 without experts."""
-    shared_experts: Figures
-    dense_ffn: Figures
+    shared_experts: Column
+    dense_ffn: Column
     other: int
     """Norms and router, held whole."""
 
 
-def layer_share(layer: Layer, formats: Formats, tp: Figures, expert_tp: Figures | None = None) -> LayerShare:
+def layer_share(layer: Layer, formats: Formats, tp: Column, expert_tp: Column | None = None) -> LayerShare:
     """A layer's parameters on its fullest tp rank.
 
     Queries are split by head; keys and values by KV head, and replicated once tp exceeds their number; FFNs by width
@@ -66,11 +65,11 @@ def layer_share(layer: Layer, formats: Formats, tp: Figures, expert_tp: Figures 
     )
 
 
-def _ffn_share(params: int, width: int, tp: Figures, block: int) -> Figures:
+def _ffn_share(params: int, width: int, tp: Column, block: int) -> Column:
     return ceil_div(params * split_width(width, tp, block), width) if width else params
 
 
-def embedding_share(shape: ModelShape, tp: Figures) -> Figures:
+def embedding_share(shape: ModelShape, tp: Column) -> Column:
     """Parameters of the embedding on one tp rank of the stage that holds it."""
     return _rows_of(shape.embedding_params, shape, tp)
 
@@ -90,7 +89,7 @@ def head_held(shape: ModelShape, embedding: Column, head: Column, tp: int) -> Co
     return head * own * _rows_of(shape.head_params or shape.embedding_params, shape, tp)
 
 
-def _rows_of(params: int, shape: ModelShape, tp: Figures) -> Figures:
+def _rows_of(params: int, shape: ModelShape, tp: Column) -> Column:
     return ceil_div(params * vocabulary_rows(shape.vocab, tp), shape.vocab)
 
 
