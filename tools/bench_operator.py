@@ -29,6 +29,7 @@ from operator_process import Operator, cpu_s, eventually, install, resident_mb, 
 FIGURES = tomllib.loads((ROOT / "tools" / "bench_operator.toml").read_text(encoding="utf-8"))
 DEADLINE_S = 300.0
 EP_OF_16_PODS = 64
+EP_OF_1_POD = 4
 
 
 def main() -> None:
@@ -64,19 +65,46 @@ def _measure(
         what = f"{figure['pods']} pods in {figure['replicas']} replicas bound, s"
         ours = f"{min(times):.2f}–{max(times):.2f}" if len(times) > 1 else f"{times[0]:.1f}"
         yield what, ours, f"{figure['target_s']:g}", figure["leaderworkerset"], figure["bare"]
+    if not chosen.pods:
+        yield from _many(plane, frontends, operator)
+
+
+def _many(plane: ControlPlane, frontends: Frontends, operator: Operator) -> Iterator[tuple[str, str, str, str, str]]:
+    """Many deployments of one pod each."""
+    figure = FIGURES["many"]
+    count = figure["deployments"]
+    ground = Ground(plane, frontends.port, count)
+    eventually(lambda: _ready_nodes(ground) == ground.nodes, "nodes are ready", DEADLINE_S)
+    watch = _Watch(plane, ground.namespace, count)
+    began = time.monotonic()
+    for number in range(count):
+        _post(ground, ground.deployment(f"m{number}", ep=EP_OF_1_POD))
+    posted = time.monotonic() - began
+    bound = watch.ended() - began
+    yield f"{count} deployments of a pod bound, s (posted in {posted:.0f})", f"{bound:.0f}", "", "", ""
+    eventually(lambda: _ready_deployments(ground) == count, "all are ready", DEADLINE_S)
+    yield "until each is Ready, s", f"{time.monotonic() - began:.0f}", "", "", ""
+    yield f"resident with {count} deployments, MB", f"{resident_mb(operator.process):.0f}", "", "", ""
+    yield f"idle CPU with {count} deployments, %", f"{_idle_percent(operator):.2f}", "", "", ""
+
+
+def _ready_deployments(ground: Ground) -> int:
+    return sum(deployment.get("status", {}).get("ready") == "1/1" for deployment in ground.get("moed"))
 
 
 def _bound_s(ground: Ground, replicas: int) -> float:
     """Seconds from the apply until the last pod is bound, as a watch sees it."""
-    wanted = replicas * 16
-    watch = _Watch(ground.plane, ground.namespace, wanted)
-    deployment = ground.deployment(ep=EP_OF_16_PODS, replicas=replicas)
+    watch = _Watch(ground.plane, ground.namespace, replicas * 16)
+    began = time.monotonic()
+    _post(ground, ground.deployment(ep=EP_OF_16_PODS, replicas=replicas))
+    return watch.ended() - began
+
+
+def _post(ground: Ground, deployment: dict[str, Any]) -> None:
     path = f"/apis/moe-operator.dev/v1alpha1/namespaces/{ground.namespace}/moedeployments"
     body = json.dumps(deployment).encode()
-    began = time.monotonic()
     request = urllib.request.Request(ground.plane.url + path, body, {"Content-Type": "application/json"})
     urllib.request.urlopen(request, timeout=10, context=ground.plane.context()).close()
-    return watch.ended() - began
 
 
 class _Watch:
@@ -125,10 +153,15 @@ def _idle(operator: Operator, ground: Ground, replicas: int) -> tuple[str, str, 
     """CPU of the operator once nothing happens any more."""
     figure = FIGURES["idle"]
     ground.wait_ready(replicas, deadline_s=DEADLINE_S)
+    share = f"{_idle_percent(operator):.2f}"
+    return f"idle CPU with {replicas} replicas, %", share, f"{figure['target_percent']:g}", "", ""
+
+
+def _idle_percent(operator: Operator) -> float:
+    seconds = FIGURES["idle"]["seconds"]
     used = cpu_s(operator.process)
-    time.sleep(figure["seconds"])
-    share = (cpu_s(operator.process) - used) / figure["seconds"] * 100
-    return f"idle CPU with {replicas} replicas, %", f"{share:.2f}", f"{figure['target_percent']:g}", "", ""
+    time.sleep(seconds)
+    return (cpu_s(operator.process) - used) / seconds * 100
 
 
 def _ready_nodes(ground: Ground) -> int:

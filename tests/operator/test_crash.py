@@ -1,5 +1,7 @@
-"""The operator dies after any of its writes, again and again: its successors end where it would have ended."""
+"""The operator dies after any of its writes, once or again and again: its successors end where it would have ended."""
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,11 +32,15 @@ def between(plane: ControlPlane) -> Iterator[Proxy]:
 
 
 class Mortal:
-    """An operator that is killed whenever the API server has done its k-th write since it began."""
+    """An operator that is killed when the API server has done its k-th write since it or a step began.
 
-    def __init__(self, between: Proxy, folder: Path, k: int) -> None:
-        self._between, self._folder, self._k = between, folder, k
+    At most `deaths_a_step` times in each step; its last successor lives on.
+    """
+
+    def __init__(self, between: Proxy, folder: Path, k: int, deaths_a_step: float = math.inf) -> None:
+        self._between, self._folder, self._k, self._most = between, folder, k, deaths_a_step
         self.deaths = 0
+        self._in_step = 0
         self._left = k
         self._dead = False
         between.fault = self._fault
@@ -49,22 +55,32 @@ class Mortal:
             return None
         if self._dead:
             return CloseConnection()
+        if self._in_step >= self._most:
+            return None
         self._left -= 1
         if self._left > 0:
             return None
         self._dead = True
         return LoseReply()
 
+    def _succeed(self) -> None:
+        """Kill it, and start the next."""
+        self.operator.kill()
+        self.deaths += 1
+        self._left, self._dead = self._k, False
+        self.operator = self._start()
+
     def live_until(self, question: Callable[[], bool]) -> None:
-        """Kill and start again until the answer is yes."""
+        """One step: kill and start again until the answer is yes."""
+        self._left, self._in_step = self._k, 0
+        if self._dead:  # by the last write of the step before
+            self._succeed()
         deadline = time.monotonic() + SETTLES_S
         while not question():
             assert time.monotonic() < deadline, f"{self.deaths} deaths; {self.operator.log[-3000:]}"
             if self._dead:
-                self.operator.kill()
-                self.deaths += 1
-                self._left, self._dead = self._k, False
-                self.operator = self._start()
+                self._in_step += 1
+                self._succeed()
             assert self.operator.process.poll() is None, self.operator.log
             time.sleep(0.1)
 
@@ -112,12 +128,9 @@ def story(ground: Ground, live_until: Callable[[Callable[[], bool]], None]) -> l
     return shapes
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_killed_after_each_kth_write_it_ends_as_if_nothing_had_happened(
-    k: int, between: Proxy, frontends: Frontends, tmp_path: Path
-) -> None:
-    ground = Ground(between.plane, frontends.port, nodes=4)
-    with running(between.plane, tmp_path / "undisturbed", url=between.url) as operator:
+def undisturbed(between: Proxy, ground: Ground, folder: Path) -> list[list[tuple[Any, ...]]]:
+    """The shapes of the story of an operator that nobody kills."""
+    with running(between.plane, folder, url=between.url) as operator:
 
         def live_until(question: Callable[[], bool]) -> None:
             deadline = time.monotonic() + SETTLES_S
@@ -125,7 +138,15 @@ def test_killed_after_each_kth_write_it_ends_as_if_nothing_had_happened(
                 assert time.monotonic() < deadline, operator.log
                 time.sleep(0.1)
 
-        expected = story(ground, live_until)
+        return story(ground, live_until)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_killed_after_each_kth_write_it_ends_as_if_nothing_had_happened(
+    k: int, between: Proxy, frontends: Frontends, tmp_path: Path
+) -> None:
+    ground = Ground(between.plane, frontends.port, nodes=4)
+    expected = undisturbed(between, ground, tmp_path / "undisturbed")
     mortal = Mortal(between, tmp_path / "mortal", k)
     try:
         found = story(ground, mortal.live_until)
@@ -133,3 +154,20 @@ def test_killed_after_each_kth_write_it_ends_as_if_nothing_had_happened(
         mortal.operator.kill()
     assert found == expected
     assert mortal.deaths >= 20 // k
+
+
+def test_killed_once_in_each_step_after_its_kth_write_for_every_k_it_ends_likewise(
+    between: Proxy, frontends: Frontends, tmp_path: Path
+) -> None:
+    ground = Ground(between.plane, frontends.port, nodes=4)
+    expected = undisturbed(between, ground, tmp_path / "undisturbed")
+    for k in itertools.count(1):
+        mortal = Mortal(between, tmp_path / f"mortal-{k}", k, deaths_a_step=1)
+        try:
+            found = story(ground, mortal.live_until)
+        finally:
+            mortal.operator.kill()
+        assert found == expected, f"killed after write {k} of each step"
+        if mortal.deaths == 0:
+            break
+    assert k > 10, "a step has more writes than ten"

@@ -32,6 +32,13 @@ class Finding:
     message: str
 
 
+_SCALED_TO_ZERO = Finding("ScaledToZero", "no replica is asked for")
+_NOTHING_VALID: tuple[Status, Finding] = (
+    "Unknown",
+    Finding("NoPlan", "no replica is made while the spec has no plan; see ParallelismValid"),
+)
+
+
 def conditions(picture: Picture, before: Iterable[Mapping[str, Any]]) -> tuple[Condition, ...]:
     """All conditions; one whose status is as before keeps its time."""
     since = {str(old.get("type")): old for old in before}
@@ -125,7 +132,7 @@ def _progress(picture: Picture) -> Iterator[Finding]:
     if any(o.leaving for o in picture.outcomes) or len(picture.outcomes) > len(picture.wanted):
         yield Finding("ScalingDown", f"down to {_replicas(picture.desired)}")
     if picture.serving < picture.desired:
-        yield Finding("Starting", f"{picture.serving} of {_replicas(picture.desired)} answer; the others start")
+        yield Finding("Starting", f"{_of(picture.serving, picture.desired)} answer; the others start")
     yield from _degraded(picture)
 
 
@@ -163,8 +170,8 @@ def _ready(picture: Picture, blocked: Finding | None, progress: Finding | None) 
     if found is not None:
         return ("True" if found.reason == DEGRADED else "False"), found
     if picture.desired == 0:
-        return "True", Finding("ScaledToZero", "no replica is asked for")
-    return "True", Finding("Serving", f"{_replicas(picture.desired)} answer")
+        return "True", _SCALED_TO_ZERO
+    return "True", Finding("Serving", _all(picture.desired, "answers", "answer"))
 
 
 def _reconciling(blocked: Finding | None, progress: Finding | None) -> tuple[Status, Finding]:
@@ -200,11 +207,11 @@ def _placed(picture: Picture) -> tuple[Status, Finding]:
     if homeless:
         return "False", Finding("Unplaceable", homeless)
     if picture.desired == 0:
-        return "True", Finding("NothingToPlace", "no replica is asked for")
+        return _NOTHING_VALID if picture.refusal else ("True", Finding("NothingToPlace", "no replica is asked for"))
     homes = sum(o.replica.record is not None and bool(o.replica.record.nodes) for o in picture.wanted)
     if homes == picture.desired:
-        return "True", Finding("NodesFound", f"{_replicas(picture.desired)} have their nodes")
-    return "Unknown", Finding("Pending", f"{homes} of {_replicas(picture.desired)} have their nodes")
+        return "True", Finding("NodesFound", _all(picture.desired, "has its nodes", "have their nodes"))
+    return "Unknown", Finding("Pending", f"{_of(homes, picture.desired)} have their nodes")
 
 
 def _unplaced(picture: Picture) -> str:
@@ -221,9 +228,9 @@ def _unplaced(picture: Picture) -> str:
 
 def _available(picture: Picture) -> tuple[Status, Finding]:
     if picture.serving:
-        return "True", Finding("EndpointAnswers", f"{picture.serving} of {_replicas(picture.desired)} answer")
+        return "True", Finding("EndpointAnswers", f"{_of(picture.serving, picture.desired)} answer")
     if picture.desired == 0:
-        return "False", Finding("ScaledToZero", "no replica is asked for")
+        return ("False", _NOTHING_VALID[1]) if picture.refusal else ("False", _SCALED_TO_ZERO)
     said = (o.replica.endpoint.said for o in picture.wanted if o.replica.endpoint is not None and o.replica.whole)
     why = next((text for text in said if text), "")
     return "False", Finding("EndpointSilent", "no replica answers" + (f": {why}" if why else ""))
@@ -232,6 +239,14 @@ def _available(picture: Picture) -> tuple[Status, Finding]:
 def _leftover(picture: Picture, obj: Mapping[str, Any]) -> bool:
     """Whether an object belongs to an earlier deployment of the same name, and so is about to be deleted."""
     return controller(obj) is not None and labels(obj).get(DEPLOYMENT_LABEL) == name(picture.view.deployment)
+
+
+def _all(count: int, one: str, many: str) -> str:
+    return f"{_replicas(count)} {one if count == 1 else many}"
+
+
+def _of(some: int, count: int) -> str:
+    return f"{some} of {_replicas(count)}"
 
 
 def _replicas(count: int) -> str:

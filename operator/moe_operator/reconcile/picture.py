@@ -42,6 +42,12 @@ class Picture:
         return sum(outcome.replica.record is not None for outcome in self.outcomes)
 
     @property
+    def asked(self) -> int:
+        """Replicas that the spec asks for, whether it is valid or not."""
+        written = (self.view.deployment.get("spec") or {}).get("replicas", 1)
+        return written if self.current is None and type(written) is int and written > 0 else self.desired
+
+    @property
     def wanted(self) -> tuple[Outcome, ...]:
         """Replicas that count, without those beyond the desired count."""
         if self.current is None:

@@ -31,7 +31,7 @@ def summarise(picture: Picture) -> dict[str, Any]:
         observed_generation=picture.generation,
         replicas=sum(outcome.replica.record is not None for outcome in picture.outcomes),
         ready_replicas=sum(outcome.serving for outcome in picture.outcomes),
-        ready=f"{picture.serving}/{picture.desired}",
+        ready=f"{picture.serving}/{picture.asked}",
         selector=f"{DEPLOYMENT_LABEL}={name(deployment)}",
         conditions=conditions(picture, before.get("conditions") or ()),
         plan=_figures(picture.main),
