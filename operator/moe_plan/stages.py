@@ -5,6 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
+from moe_plan.columns import Column
 from moe_plan.model import ModelShape
 from moe_plan.plan import Stage
 from moe_plan.shares import layer_kinds, layer_share
@@ -31,7 +32,7 @@ def balance(costs: Sequence[int], stages: int) -> tuple[int, ...]:
     return tuple(end - start for start, end in pairwise(ends))
 
 
-def layer_costs(shape: ModelShape, tp: int, per_rank: float) -> tuple[float, ...]:
+def layer_costs(shape: ModelShape, tp: Column, per_rank: Column) -> tuple[Column, ...]:
     """Bytes of weights on one rank for a layer of each of the model's kinds, with `per_rank` physical experts."""
     experts, linear, other = (
         number_format.bytes_per_param
@@ -54,10 +55,16 @@ def stage_costs(subject: Subject, tp: int, per_rank: float) -> tuple[int, ...]:
     shape = subject.shape
     by_kind = layer_costs(shape, tp, per_rank)
     costs = [by_kind[kind] for kind in subject.kinds]
-    width = shape.formats.other.bytes_per_param / tp
-    costs[0] += shape.embedding_params * width
-    costs[-1] += (shape.head_params or shape.embedding_params) * width
+    embedding, head = end_costs(shape, tp)
+    costs[0] += embedding
+    costs[-1] += head
     return tuple(math.ceil(cost) for cost in costs)
+
+
+def end_costs(shape: ModelShape, tp: Column) -> tuple[Column, Column]:
+    """Bytes of the embedding and of the head on one rank, a head that shares the embedding's weights included."""
+    width = shape.formats.other.bytes_per_param / tp
+    return shape.embedding_params * width, (shape.head_params or shape.embedding_params) * width
 
 
 def make_stages(counts: Sequence[int]) -> tuple[Stage, ...]:

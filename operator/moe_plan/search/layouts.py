@@ -1,0 +1,149 @@
+"""Every layout that the algebra allows, in columns, with what its stages hold and how many requests fit."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_plan.cost.constants import constants
+from moe_plan.memory import Held, requests_held, stage_sizes
+from moe_plan.search.pipeline import StageColumns, stage_columns
+from moe_plan.search.space import Space
+from moe_plan.stages import layer_costs
+from moe_plan.subject import Subject
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Layouts:
+    """Degrees and experts of candidates, `[candidates]` each."""
+
+    ep: Ints
+    tp: Ints
+    pp: Ints
+    per_rank: Ints
+    """Physical experts of a MoE layer on a rank."""
+
+    def __len__(self) -> int:
+        return len(self.ep)
+
+    @property
+    def world(self) -> Ints:
+        """GPUs of a replica."""
+        return self.ep * self.tp * self.pp
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> "Layouts":
+        """Some of the candidates, repeats allowed."""
+        return Layouts(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """Layouts that fit, dealt over their ranks."""
+
+    layouts: Layouts
+    stages: StageColumns
+    busiest: NDArray[np.float64]
+    """Share of a layer's routed tokens that the busiest rank computes."""
+    kv_requests: Ints
+    """Requests of the workload's length that the KV cache of a shard holds."""
+
+
+def layouts(subject: Subject, space: Space) -> Layouts:
+    """All of a space that the algebra allows, with the fewest copies of experts where these are free.
+
+    gpus apart, that is: experts are dealt evenly, tp and pp are of the space, and a replica is a part of a node or
+    fills whole nodes. Those whose weights cannot fit are left out. Sorted by GPUs, pp, tp.
+    """
+    ep, per_rank = _experts(subject, space)
+    tp, pp = np.asarray(space.tp), np.asarray(space.pp)
+    grid = np.meshgrid(np.arange(len(ep)), tp, pp, indexing="ij")
+    row, tps, pps = (axis.ravel() for axis in grid)
+    found = Layouts(ep[row], tps, pps, per_rank[row])
+    world, per_node = found.world, subject.hardware.gpus_per_node
+    found = found.take((world <= space.max_world) & ((world <= per_node) | (world % per_node == 0)))
+    found = found.take(_weights_may_fit(subject, found))
+    return found.take(np.lexsort((found.tp, found.pp, found.world)))
+
+
+def with_more_copies(subject: Subject, space: Space, base: Layouts) -> Layouts:
+    """The same layouts with each larger number of physical experts a rank that the algebra allows."""
+    if space.redundant is not None:
+        return base.take(np.zeros(0, dtype=np.int64))
+    more = subject.experts - base.per_rank
+    rows = np.repeat(np.arange(len(base)), more)
+    added = np.arange(len(rows)) - np.repeat(np.cumsum(more) - more, more) + 1
+    found = base.take(rows)
+    found = Layouts(found.ep, found.tp, found.pp, found.per_rank + added)
+    return found.take(_weights_may_fit(subject, found))
+
+
+def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
+    """Stages, experts and memory of candidates; those that do not fit are left out."""
+    keys = np.stack([candidates.tp, candidates.per_rank, candidates.pp])
+    distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
+    stages = stage_columns(subject, *distinct).take(inverse.ravel())
+    busiest = busiest_columns(subject.experts, candidates.ep, candidates.per_rank)
+    fit, requests = _requests(subject, candidates, stages, busiest)
+    rows = np.flatnonzero(fit)
+    return Dealt(candidates.take(rows), stages.take(rows), busiest[rows], requests[rows])
+
+
+def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> NDArray[np.float64]:
+    """`shares.busiest_load` of even dealing, candidate by candidate."""
+    base, extra = np.divmod(ep * per_rank, logical)
+    rank = np.minimum(np.arange(min(logical, int(ep.max(initial=1)))), ep[:, None] - 1)
+    start = rank * per_rank[:, None] % logical
+    end, first = start + per_rank[:, None], extra[:, None]
+    among = np.minimum(end, first) - np.minimum(start, first) + np.minimum(np.maximum(end - logical, 0), first)
+    fewest = among.min(axis=1)
+    return np.asarray((fewest / (base + 1) + (per_rank - fewest) / base) / logical)
+
+
+def _experts(subject: Subject, space: Space) -> tuple[Ints, Ints]:
+    """ep and physical experts a rank: even, and no two copies of an expert on a rank."""
+    logical = subject.experts
+    ep = np.arange(1, space.max_world + 1) if space.ep is None else np.asarray([space.ep])
+    if space.redundant is None:
+        return ep, -(-logical // ep)
+    physical = logical + space.redundant
+    ep = ep[(physical % ep == 0) & (ep <= physical) & (space.redundant <= logical * (ep - 1))]
+    return ep, physical // ep
+
+
+def _weights_may_fit(subject: Subject, candidates: Layouts) -> NDArray[np.bool_]:
+    """Whether the average stage's layers alone leave room: the fullest stage holds no less than the average one."""
+    formats = subject.shape.formats
+    costs = layer_costs(subject.shape, candidates.tp, candidates.per_rank)
+    least = sum(costs[kind] * subject.kinds.count(kind) for kind in set(subject.kinds)) / candidates.pp
+    if subject.spec.workload.mode == "training":
+        widest = max(formats.experts.bytes_per_param, formats.linear.bytes_per_param, formats.other.bytes_per_param)
+        least = least * (1 + (constants().gradient_bytes + constants().optimizer_bytes) / widest)
+    return np.asarray(least <= subject.hardware.usable_bytes)
+
+
+def _requests(
+    subject: Subject, candidates: Layouts, stages: StageColumns, busiest: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], Ints]:
+    """Whether every stage fits, and the requests that the KV cache of a shard holds."""
+    shape, hardware, workload = subject.shape, subject.hardware, subject.spec.workload
+    fit = np.ones(len(candidates), dtype=np.bool_)
+    requests = np.full(len(candidates), np.inf)
+    for counts, embedding, head in zip(stages.counts, stages.embedding, stages.head, strict=True):
+        stage = Held(
+            ep=candidates.ep,
+            tp=candidates.tp,
+            pp=candidates.pp,
+            experts=subject.experts,
+            per_rank=candidates.per_rank,
+            busiest=busiest,
+            counts=dict(enumerate(counts)),
+            embedding=embedding,
+            head=head,
+        )
+        sizes = stage_sizes(shape, stage, hardware, subject.limits, workload, subject.kv_cache_dtype)
+        fit &= sum(sizes.values()) <= hardware.usable_bytes
+        held = requests_held(shape, stage, sizes["kv_cache"], workload, subject.kv_cache_dtype)
+        requests = np.minimum(requests, held)
+    return fit, requests.astype(np.int64)
