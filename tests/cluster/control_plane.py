@@ -97,8 +97,8 @@ def gpu_node(name: str, labels: dict[str, str] | None = None, gpus: int = 8) -> 
 
 
 @contextmanager
-def control_plane() -> Iterator[ControlPlane]:
-    """Start everything, wait until it answers, stop it at the end."""
+def control_plane(api_server: Sequence[str] = (), scheduler: Sequence[str] = ()) -> Iterator[ControlPlane]:
+    """Start everything, with more flags where given; wait until it answers, stop it at the end."""
     programs = binaries()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-cluster-")))
@@ -117,9 +117,11 @@ def control_plane() -> Iterator[ControlPlane]:
             f"--initial-advertise-peer-urls=http://127.0.0.1:{etcd_peer_port}",
             f"--initial-cluster=default=http://127.0.0.1:{etcd_peer_port}",
         )
-        start("kube-apiserver", *_apiserver_flags(folder, port, etcd_port))
+        start("kube-apiserver", *_apiserver_flags(folder, port, etcd_port), *api_server)
         _wait_ready(plane)
-        start("kube-scheduler", f"--kubeconfig={plane.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        start(
+            "kube-scheduler", f"--kubeconfig={plane.kubeconfig}", "--leader-elect=false", "--secure-port=0", *scheduler
+        )
         start(
             "kube-controller-manager",
             f"--kubeconfig={plane.kubeconfig}",

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from control_plane import ControlPlane
 from operated import Frontends, Ground
-from operator_process import Operator, install, running, start
+from operator_process import Operator, eventually, install, running, start
 from proxy import CloseConnection, Fault, LoseReply, Proxy, Request, proxy
 
 pytestmark = pytest.mark.soak
@@ -171,3 +172,29 @@ def test_killed_once_in_each_step_after_its_kth_write_for_every_k_it_ends_likewi
         if mortal.deaths == 0:
             break
     assert k > 10, "a step has more writes than ten"
+
+
+def test_an_operator_that_was_frozen_for_longer_than_its_lease_leaves_all_to_the_one_that_leads_now(
+    plane: ControlPlane, frontends: Frontends, tmp_path: Path
+) -> None:
+    install(plane)
+    ground = Ground(plane, frontends.port, nodes=4)
+    with running(plane, tmp_path) as first, running(plane, tmp_path, identity="operator-b") as second:
+        ground.apply(ground.deployment())
+        ground.wait_ready(1)
+        frozen, other = (first, second) if "leading as" in first.log else (second, first)
+        frozen.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: "leading as" in other.log, "the other leads")
+        ground.plane.kubectl("scale", "moed/m", f"-n={ground.namespace}", "--replicas=2")
+        ground.wait_ready(2)
+        before = shape(ground)
+        frozen.process.send_signal(signal.SIGCONT)
+        eventually(lambda: "the lease is lost" in frozen.log, frozen.log)
+        ground.plane.kubectl("scale", "moed/m", f"-n={ground.namespace}", "--replicas=1")
+        ground.wait_ready(1)
+        assert set(shape(ground)) < set(before)
+        assert first.process.poll() is None
+        assert second.process.poll() is None
+        assert frozen.log.count("leading as") == 1
+    ground.delete()
+    ground.wait_gone()

@@ -21,10 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_webhook import NAMESPACE, home, settings, until, until_asked, webhook
 
+from moe_operator.reconcile.compare import within
 from moe_operator.verdict import verdict
 from moe_operator.webhook import Settings, service
 from moe_operator.webhook.certificates import LIFETIME, Bundle, is_due, issue
-from moe_operator.webhook.configuration import NAME, configuration, is_in_place
+from moe_operator.webhook.configuration import NAME, configuration
 from moe_operator.webhook.review import ReviewError, review, unreviewed
 from moe_operator.webhook.server import LARGEST_REVIEW, Desk, load, serving
 from moe_operator.webhook.settings import PATH
@@ -221,9 +222,9 @@ def test_the_configuration_is_in_place_whatever_the_api_server_adds() -> None:
     observed = json.loads(json.dumps(wanted))
     observed["metadata"]["uid"] = "1"
     observed["webhooks"][0] |= {"matchPolicy": "Equivalent", "namespaceSelector": {}}
-    assert is_in_place(wanted, observed)
-    assert not is_in_place(configuration(Settings("moe"), b"another"), observed)
-    assert not is_in_place(wanted, {**observed, "webhooks": []})
+    assert within(wanted, observed)
+    assert not within(configuration(Settings("moe"), b"another"), observed)
+    assert not within(wanted, {**observed, "webhooks": []})
 
 
 # --- the server, over real HTTPS

@@ -9,6 +9,7 @@ from typing import Any
 
 from moe_operator.manifests import render
 from moe_operator.reconcile import objects
+from moe_operator.reconcile.compare import within
 from moe_operator.reconcile.model import Object, View, Write
 from moe_operator.reconcile.objects import RENDERED, Identity, annotations, identity, namespace, owned, terminating
 from moe_operator.reconcile.record import Record
@@ -43,7 +44,7 @@ class Observed:
             return True
         if terminating(here) or not owned(here, self.deployment):
             return False
-        return annotations(here).get(RENDERED) != annotations(wanted)[RENDERED] or not _within(wanted, here)
+        return annotations(here).get(RENDERED) != annotations(wanted)[RENDERED] or not within(wanted, here)
 
 
 def observe_objects(view: View) -> Observed:
@@ -136,19 +137,3 @@ def _stamped(obj: Object) -> Object:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     metadata = {**obj["metadata"], "annotations": {**annotations(obj), RENDERED: digest}}
     return {**obj, "metadata": metadata}
-
-
-def _within(wanted: Any, here: Any) -> bool:
-    """Whether all that is wanted is as it should be; what the API server or others added does not matter."""
-    if isinstance(wanted, Mapping):
-        return isinstance(here, Mapping) and all(
-            _within(value, here.get(key)) if value not in ({}, []) else not here.get(key)
-            for key, value in wanted.items()
-        )
-    if isinstance(wanted, list | tuple):
-        return (
-            isinstance(here, list | tuple)
-            and len(wanted) == len(here)
-            and all(_within(a, b) for a, b in zip(wanted, here, strict=True))
-        )
-    return bool(wanted == here)

@@ -1,7 +1,6 @@
 """The ValidatingWebhookConfiguration: which requests the API server asks about."""
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 from moe_operator.crd.definition import GROUP, PLURAL, VERSION
@@ -38,17 +37,6 @@ def configuration(settings: Settings, authorities: bytes) -> dict[str, Any]:
             }
         ],
     }
-
-
-def is_in_place(wanted: Any, observed: Any) -> bool:
-    """Whether an object holds all that is wanted of it; what the API server has added does not count."""
-    if isinstance(wanted, Mapping):
-        return isinstance(observed, Mapping) and all(
-            key in observed and is_in_place(value, observed[key]) for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return isinstance(observed, list) and len(wanted) == len(observed) and all(map(is_in_place, wanted, observed))
-    return bool(wanted == observed)
 
 
 def _rule() -> dict[str, Any]:

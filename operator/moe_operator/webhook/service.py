@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 from moe_operator.api import Api
+from moe_operator.reconcile.compare import within
 from moe_operator.webhook.certificates import Bundle
-from moe_operator.webhook.configuration import NAME, configuration, is_in_place
+from moe_operator.webhook.configuration import NAME, configuration
 from moe_operator.webhook.server import Desk, load, serving
 from moe_operator.webhook.settings import Settings
 from moe_operator.webhook.store import current
@@ -65,7 +66,7 @@ async def _configured(settings: Settings, api: Api, bundle: Bundle) -> bool:
     """Whether the configuration had to be written."""
     wanted = configuration(settings, bundle.authorities)
     observed = await api.get(wanted["apiVersion"], wanted["kind"], None, NAME)
-    if observed is not None and is_in_place(wanted, observed):
+    if observed is not None and within(wanted, observed):
         return False
     await api.apply(wanted)
     return True
