@@ -1,0 +1,62 @@
+"""What of a manifest its engine cannot do beside the layout: told before any child is written."""
+
+from collections.abc import Iterator
+
+from moe_operator.engines.engine import Engine, engine
+from moe_plan.errors import Violation
+from moe_plan.plan import Plan
+from moe_plan.spec import Spec
+
+BUNDLED = "moe"
+_COMPUTED = ("auto", "float32", "bfloat16", "float16")
+
+
+def violations(plan: Plan, spec: Spec) -> Iterator[Violation]:
+    """Image, format, weights, key and arguments that the engine of the plan does not take."""
+    described = engine(plan.engine)
+    yield from _image(described, plan, spec)
+    yield from _arguments(described, spec)
+    if plan.engine != BUNDLED:
+        yield from _format(described, plan, spec)
+        yield from _source(described, plan)
+    if spec.serving.api_key_secret_ref is not None and described.api_key is None:
+        message = f"{described.title} checks no API key"
+        yield Violation(
+            "spec.serving.apiKeySecretRef", "EngineWithoutApiKey", message, "remove it, or check keys before it"
+        )
+
+
+def _image(described: Engine, plan: Plan, spec: Spec) -> Iterator[Violation]:
+    if spec.runtime.image is None and plan.hardware.device not in described.images:
+        message = f"no image of {described.title} for {plan.hardware.device} is known"
+        yield Violation("spec.runtime.image", "EngineImageNeeded", message, "name one")
+
+
+def _arguments(described: Engine, spec: Spec) -> Iterator[Violation]:
+    for argument in spec.runtime.args:
+        flag = argument.partition("=")[0]
+        if flag in described.fixed:
+            message = f"{flag} follows from the plan"
+            yield Violation("spec.runtime.args", "OwnedByOperator", message, "remove it")
+
+
+def _format(described: Engine, plan: Plan, spec: Spec) -> Iterator[Violation]:
+    dtype = spec.model.dtype
+    if dtype in _COMPUTED or dtype in described.quantization or dtype == plan.model.dtype == _published(plan):
+        return
+    message = f"{described.title} is not told to turn the weights into {dtype}"
+    yield Violation(
+        "spec.model.dtype", "EngineFormat", message, "set dtype to auto and source to a checkpoint in that format"
+    )
+
+
+def _published(plan: Plan) -> str | None:
+    return plan.model.dtype if "quantization_config" in plan.model.config else None
+
+
+def _source(described: Engine, plan: Plan) -> Iterator[Violation]:
+    if plan.model.source == "random" and not described.random_weights:
+        message = f"{described.title} needs a checkpoint, but the weights are random"
+        yield Violation(
+            "spec.model.source", "EngineNeedsCheckpoint", message, "name one: hf://, s3://, pvc:// or file://"
+        )
