@@ -309,7 +309,7 @@ class Runtime(Section):
     """Serving engine; moe is the bundled runtime."""
     image: Text | None = None
     """Container image. Default: the engine's."""
-    args: Annotated[tuple[StrictStr, ...], Field(max_length=128)] = ()
+    args: Annotated[tuple[Annotated[StrictStr, Field(max_length=4096)], ...], Field(max_length=128)] = ()
     """Arguments appended to the engine's command."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=128)] = ()
     """Environment variables of the container."""
