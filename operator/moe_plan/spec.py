@@ -121,7 +121,8 @@ class Accelerator(Section):
     memory: Quantity
     """Bytes of memory of one GPU."""
     flops: Annotated[
-        dict[Literal["float32", "bfloat16", "float16", "float8", "mxfp4", "int4"], Quantity], Field(min_length=1)
+        dict[Literal["float32", "bfloat16", "float16", "float8", "mxfp4", "int4"], Quantity],
+        Field(min_length=1, max_length=6),
     ]
     """Dense floating-point operations a second of one GPU, by number format."""
     memory_bandwidth: Quantity

@@ -1,7 +1,7 @@
 import copy
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,30 @@ def undescribed(schema: dict[str, Any], path: str) -> list[str]:
     here = [] if schema.get("description") else [path]
     below = [*schema.get("properties", {}).items()]
     return here + [name for key, child in below for name in undescribed(child, f"{path}.{key}")]
+
+
+def test_every_list_map_and_text_is_bounded() -> None:
+    schema = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    assert [path for path, node in nodes(schema["properties"]["spec"], "spec") if unbounded(node)] == []
+
+
+def nodes(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each schema within a schema, with its path."""
+    yield path, schema
+    for name, field in (schema.get("properties") or {}).items():
+        yield from nodes(field, f"{path}.{name}")
+    for inner in ("items", "additionalProperties"):
+        if isinstance(schema.get(inner), dict):
+            yield from nodes(schema[inner], f"{path}[]")
+
+
+def unbounded(schema: dict[str, Any]) -> bool:
+    """Whether a value may be as long as it likes; free-form objects are bounded by the API server alone."""
+    bounds = {"array": {"maxItems"}, "string": {"maxLength", "enum"}}
+    if "additionalProperties" in schema:
+        return "maxProperties" not in schema
+    kind = schema.get("type", "")
+    return kind in bounds and not schema.keys() & bounds[kind]
 
 
 @pytest.mark.slow
