@@ -62,7 +62,7 @@ crds: $(INSTALLED) ## Generate the CRD from the models
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
-		--no-header --python-version 3.11 --extra operator --extra runtime --extra dev pyproject.toml -o requirements.txt
+		--no-header --python-version 3.11 --extra operator --extra kubectl --extra runtime --extra dev pyproject.toml -o requirements.txt
 
 clean: ## Remove the environment and all that was generated
 	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
