@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moe_operator.api import Api, ApiError, ConflictError
+from moe_operator.ownership import Owners, owned
 from moe_operator.reconcile.model import Object
 from moe_operator.resources import resource
 
@@ -37,6 +38,8 @@ class Leader:
     name: str
     identity: str
     """Unique to a running process; a successor under the same identity takes over at once."""
+    owners: Owners = ()
+    """With which the lease goes."""
     _held_until: float = float("-inf")
     _seen: tuple[str, float] = field(default=("", float("-inf")))
     """Version of the lease when last seen to change, and when that was."""
@@ -117,8 +120,8 @@ class Leader:
             "leaseTransitions": int(before.get("leaseTransitions") or 0) + (0 if same else 1),
         }
         if lease is None:
-            metadata = {"name": self.name, "namespace": self.namespace}
+            metadata = owned({"name": self.name, "namespace": self.namespace}, self.owners)
             body = {"apiVersion": _LEASE.api_version, "kind": _LEASE.kind, "metadata": metadata, "spec": spec}
             await self.api.create(body)
         else:
-            await self.api.update({**lease, "spec": spec})
+            await self.api.update({**lease, "metadata": owned(lease["metadata"], self.owners), "spec": spec})

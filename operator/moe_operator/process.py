@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import kopf
@@ -16,7 +16,9 @@ from moe_operator.access import Access
 from moe_operator.api import Api, ApiError
 from moe_operator.cache import Cache
 from moe_operator.controller import Controller
+from moe_operator.figures import figures
 from moe_operator.leader import Leader
+from moe_operator.ownership import owners
 from moe_operator.probe import HttpAsk, Prober
 from moe_operator.reconcile.decide import decide
 from moe_operator.reconcile.warm_up import warm_up
@@ -38,6 +40,8 @@ class Settings:
     """Unique among running operators."""
     lease_namespace: str
     lease_name: str
+    owner: str | None
+    """ClusterRole with which the lease and what the webhook needs go."""
     health_port: int | None
     """Of /healthz, /readyz and /metrics; none when None."""
     watch_silence_s: float
@@ -61,7 +65,8 @@ async def run(access: Access, settings: Settings) -> None:
         await asyncio.to_thread(warm_up)
         ask = HttpAsk()
         cache = Cache(watched(served))
-        leader = Leader(lease_api, settings.lease_namespace, settings.lease_name, settings.identity)
+        owning = await owners(api, settings.owner)
+        leader = Leader(lease_api, settings.lease_namespace, settings.lease_name, settings.identity, owning)
         controller = Controller(api, cache, decide, served, settings.identity, leader.leads)
         controller.prober = Prober(ask, controller.enqueue_group)
         started = {"watches": asyncio.Event()}
@@ -72,7 +77,7 @@ async def run(access: Access, settings: Settings) -> None:
         ]
         if settings.webhook is not None:
             started["webhook"] = asyncio.Event()
-            parts.append(webhook.run(settings.webhook, lease_api, started["webhook"]))
+            parts.append(webhook.run(replace(settings.webhook, owners=owning), lease_api, started["webhook"]))
         if settings.health_port is not None:
             parts.append(_report(settings.health_port, api, leader, controller, started))
         try:
@@ -213,4 +218,5 @@ def _metrics(leader: Leader, controller: Controller) -> str:
         "moe_operator_status_writes_total": ("counter", counted.status_writes),
         "moe_operator_deciding_seconds_total": ("counter", round(counted.deciding_s, 6)),
     }
-    return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for name, (kind, value) in samples.items())
+    own = "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for name, (kind, value) in samples.items())
+    return own + figures(controller.cache.deployments.all())

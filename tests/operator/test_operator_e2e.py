@@ -235,7 +235,7 @@ def test_the_rules_allow_what_the_operator_does_and_nothing_else(
     installed: ControlPlane, ground: Ground, tmp_path: Path
 ) -> None:
     port = free_port()
-    hook = (f"--webhook=https://127.0.0.1:{port}", f"--webhook-port={port}")
+    hook = (f"--webhook=https://127.0.0.1:{port}", f"--webhook-port={port}", f"--owner={NAME}")
     with running(installed, tmp_path, *hook) as operator:
         ground.apply(ground.deployment(replicas=2))
         ground.wait_ready(2)

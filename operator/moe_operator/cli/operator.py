@@ -1,6 +1,7 @@
 """`moe operator run`: the operator's process."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,22 @@ def run(
     lease: Annotated[str, typer.Option("--lease", help="Name of the Lease that the leading operator holds.")] = (
         "moe-operator"
     ),
+    owner: Annotated[
+        str | None,
+        typer.Option(
+            "--owner",
+            metavar="CLUSTERROLE",
+            help="ClusterRole that owns the Lease, and the webhook's configuration and Secret: they go when it goes.",
+        ),
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            metavar="ENGINE=IMAGE",
+            help="Image of an engine (moe, sglang, vllm, tensorrt-llm) where a manifest names none; may be repeated.",
+        ),
+    ] = None,
     health_port: Annotated[
         int, typer.Option("--health-port", min=0, max=65535, help="Of /healthz, /readyz and /metrics; 0: none.")
     ] = 8080,
@@ -67,9 +84,14 @@ def run(
     import asyncio
 
     from moe_operator.access import AccessError, find_access
+    from moe_operator.engines.engine import use_images
     from moe_operator.process import OutdatedError, Settings, run
 
     _log(log_level)
+    try:
+        use_images(_images(image or ()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--image") from error
     try:
         access = find_access()
         home = namespace or access.namespace
@@ -77,6 +99,7 @@ def run(
             identity=identity or _own_name(),
             lease_namespace=home,
             lease_name=lease,
+            owner=owner,
             health_port=health_port or None,
             watch_silence_s=watch_silence,
             webhook=_webhook(webhook, webhook_port, home, webhook_certificates),
@@ -97,6 +120,16 @@ def _webhook(how: str, port: int, namespace: str, certificates: Path | None) -> 
     if how.startswith("https://"):
         return Settings(namespace=namespace, port=port, url=how, certificates=certificates)
     raise typer.BadParameter("must be service, off or an https:// URL", param_hint="--webhook")
+
+
+def _images(given: Iterable[str]) -> dict[str, str]:
+    named = {}
+    for text in given:
+        engine, _, image = text.partition("=")
+        if not engine or not image:
+            raise typer.BadParameter(f"{text!r} is not ENGINE=IMAGE", param_hint="--image")
+        named[engine] = image
+    return named
 
 
 def _own_name() -> str:

@@ -1,9 +1,10 @@
 """An engine as its data file describes it."""
 
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,7 @@ Fact = Literal[
     "keyed",
 ]
 """What may be so of a pod; `command.facts` says when it is."""
+Device = Literal["cuda", "rocm", "cpu"]
 
 
 class Part(BaseModel):
@@ -89,7 +91,7 @@ class Engine(Part):
     version: str
     """The version whose documentation and source the description follows."""
     sources: tuple[str, ...]
-    images: dict[Literal["cuda", "rocm", "cpu"], str]
+    images: dict[Device, str]
     """Default image by kind of device."""
     command: tuple[str, ...]
     argument: tuple[Argument, ...]
@@ -114,8 +116,28 @@ class Engine(Part):
     metrics: Metrics
 
 
+_FOLDER = Path(__file__).parent
+_images: dict[str, str] = {}
+
+
+def use_images(images: Mapping[str, str]) -> None:
+    """Have this process take other images than the data files name, by engine; before any engine is asked for.
+
+    Raises ValueError for a name that is no engine's.
+    """
+    known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
+    unknown = sorted(images.keys() - known)
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no engine; there are {', '.join(known)}")
+    _images.clear()
+    _images.update(images)
+    engine.cache_clear()
+
+
 @cache
 def engine(name: str) -> Engine:
     """The engine that a manifest calls by this name."""
-    data: dict[str, Any] = tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text())
+    data: dict[str, Any] = tomllib.loads((_FOLDER / f"{name}.toml").read_text())
+    if name in _images:
+        data["images"] = dict.fromkeys(get_args(Device), _images[name])
     return Engine.model_validate(data)

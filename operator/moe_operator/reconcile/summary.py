@@ -75,7 +75,7 @@ def _measured(picture: Picture, before: Any) -> models.MeasuredFigures | None:
 def _steady(found: models.MeasuredFigures, before: Any) -> models.MeasuredFigures:
     try:
         old = models.MeasuredFigures.model_validate(before)
-        seconds = [(_seconds(a), _seconds(b)) for a, b in ((found.ttft, old.ttft), (found.tpot, old.tpot))]
+        seconds = [(parse_seconds(a), parse_seconds(b)) for a, b in ((found.ttft, old.ttft), (found.tpot, old.tpot))]
     except ValueError:
         return found
     pairs = [*seconds, (float(found.tokens_per_second), float(old.tokens_per_second))]
@@ -143,7 +143,7 @@ def _rounded(seconds: float) -> str:
     return format_seconds(seconds)
 
 
-def _seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """What `format_seconds` wrote, as a number again. Raises ValueError for anything else."""
     number, _, unit = text.partition(" ")
     scales: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}

@@ -4,6 +4,7 @@ import base64
 from typing import Any
 
 from moe_operator.crd.definition import GROUP, PLURAL, VERSION
+from moe_operator.ownership import owned
 from moe_operator.reconcile.objects import MANAGED_BY, MANAGER
 from moe_operator.webhook.settings import Settings
 
@@ -23,7 +24,7 @@ def configuration(settings: Settings, authorities: bytes) -> dict[str, Any]:
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": NAME, "labels": {MANAGED_BY: MANAGER}},
+        "metadata": owned({"name": NAME, "labels": {MANAGED_BY: MANAGER}}, settings.owners),
         "webhooks": [
             {
                 "name": f"validate.{GROUP}",

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from moe_operator.ownership import Owners
+
 PATH = "/validate"
 """Path that the API server posts reviews to."""
 
@@ -24,6 +26,8 @@ class Settings:
     """https://HOST:PORT at which the API server reaches this process, where no Service leads to it."""
     certificates: Path | None = None
     """Folder with tls.crt, tls.key and ca.crt, as cert-manager's Secret mounts; made and rotated here when None."""
+    owners: Owners = ()
+    """With which the configuration and the Secret go."""
 
     @property
     def client(self) -> dict[str, object]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_operator.api import Api, ConflictError
+from moe_operator.ownership import owned
 from moe_operator.reconcile.model import Object
 from moe_operator.reconcile.objects import MANAGED_BY, MANAGER, labels
 from moe_operator.webhook.certificates import Bundle, is_due, issue
@@ -47,11 +48,9 @@ def _mounted(folder: Path) -> Bundle:
 
 async def _keep(api: Api, settings: Settings, bundle: Bundle, held: Object | None) -> None:
     files = {"ca.crt": bundle.authorities, "tls.crt": bundle.certificate, "tls.key": bundle.key}
-    metadata: dict[str, Any] = {
-        "name": settings.service,
-        "namespace": settings.namespace,
-        "labels": {MANAGED_BY: MANAGER},
-    }
+    metadata = owned(
+        {"name": settings.service, "namespace": settings.namespace, "labels": {MANAGED_BY: MANAGER}}, settings.owners
+    )
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
