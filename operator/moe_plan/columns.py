@@ -70,3 +70,8 @@ def log2(value: Column) -> Column:
     import numpy as np  # noqa: PLC0415  # as above
 
     return np.log2(value)
+
+
+def ln(value: Column) -> Column:
+    """The natural logarithm of what is positive."""
+    return log2(value) * math.log(2)

@@ -137,15 +137,22 @@ class TimeParts(Part):
     pp_send: float
     pp_bubble: float
     overhead: float
+    """Launches, scheduling, sampling, admission: time in which the GPU does nothing of the above."""
+    queueing: float
+    """Waiting for the prompts of other requests and for room in the KV cache; 0 in TPOT, whose steps hold them."""
     total: float
 
 
 class Prediction(Part):
-    """What the cost model expects of the workload."""
+    """What the cost model expects of the workload: means over the requests of a closed loop of `concurrency` clients."""
 
     ttft: float
+    ttft_interval: tuple[float, float]
+    """Between these, in seconds, lay 80 % of the measurements that the fit had not seen."""
     ttft_parts: TimeParts
     tpot: float
+    tpot_interval: tuple[float, float]
+    """The same for TPOT."""
     tpot_parts: TimeParts
     tokens_per_s: float
     """Output tokens over the whole deployment."""

@@ -16,7 +16,7 @@ from moe_plan.plan import (
 )
 
 NO_TIME = TimeParts(
-    compute=0, memory=0, tp_all_reduce=0, dispatch=0, combine=0, pp_send=0, pp_bubble=0, overhead=0, total=0
+    compute=0, memory=0, tp_all_reduce=0, dispatch=0, combine=0, pp_send=0, pp_bubble=0, overhead=0, queueing=0, total=0
 )
 
 
@@ -75,8 +75,10 @@ def tiny_plan(
         ),
         prediction=Prediction(
             ttft=0,
+            ttft_interval=(0, 0),
             ttft_parts=NO_TIME,
             tpot=0,
+            tpot_interval=(0, 0),
             tpot_parts=NO_TIME,
             tokens_per_s=0,
             tokens_per_s_per_gpu=0,

@@ -27,7 +27,18 @@ _MEMORY_PARTS = (
     ("kv_cache", "KV cache"),
     ("total", "total"),
 )
-_TIME_PARTS = ("compute", "memory", "tp_all_reduce", "dispatch", "combine", "pp_send", "pp_bubble", "overhead", "total")
+_TIME_PARTS = (
+    "compute",
+    "memory",
+    "tp_all_reduce",
+    "dispatch",
+    "combine",
+    "pp_send",
+    "pp_bubble",
+    "overhead",
+    "queueing",
+    "total",
+)
 
 
 def table(rows: Iterable[Sequence[str]], *, header: Sequence[str]) -> list[str]:
@@ -139,9 +150,14 @@ def _prediction(plan: "Plan") -> list[str]:
     speed = f"{prediction.tokens_per_s:,.0f} tokens/s ({prediction.tokens_per_s_per_gpu:,.1f} a GPU)"
     return [
         f"predicted: TTFT {format_seconds(prediction.ttft)}, TPOT {format_seconds(prediction.tpot)}, {speed}",
+        f"8 times of 10 TTFT is {_range(prediction.ttft_interval)}, TPOT {_range(prediction.tpot_interval)}",
         f"with {prediction.batch_per_shard} requests decoded together on a shard",
         *table(rows, header=("where the time goes", "prefill", "decode step")),
     ]
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{format_seconds(interval[0])} to {format_seconds(interval[1])}"
 
 
 def _part(name: str, parts: "TimeParts") -> str:

@@ -1,5 +1,5 @@
-"""What a layout's speed will be: roofline by kernel, latency and bandwidth by tier, added up to TTFT and TPOT."""
+"""What a layout's speed will be: kernels and collectives of a step, steps of a closed loop, TTFT, TPOT and tokens/s."""
 
-from moe_plan.cost.step import predict
+from moe_plan.cost.predict import predict
 
 __all__ = ["predict"]

@@ -1,53 +1,153 @@
-"""The constants of the cost model, read once from `constants.toml`, where each has its source."""
+"""The numbers of the cost model, read once: `constants.toml` holds those with a source, `fitted.toml` those of the fit."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 from moe_plan.hardware import Scope
 
-_FILE = Path(__file__).with_name("constants.toml")
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What kernels reach of a GPU's peaks."""
+
+    memory_efficiency: float
+    """Share of the memory bandwidth."""
+    dense_efficiency: float
+    """Share of the peak arithmetic of projections, in any format that the GPU computes in."""
+    wide_efficiency: float
+    """The same of grouped expert products in 16 or 32 bits."""
+    float8_efficiency: float
+    float4_efficiency: float
+    widened_efficiency: float
+    """The same where weights of a format that the GPU lacks are widened first."""
+    attention_efficiency: float
+    narrow_width: float
+    """Columns on a rank at which a product reaches half of its efficiency: width / (width + narrow_width)."""
+    elementwise_passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How unevenly tokens come to experts."""
+
+    spread: float
+    """Standard deviation of an expert's load over its mean."""
+    relief: float
+    """How much redundant experts lower it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collectives:
+    """Starts in latencies of the tier, bandwidths as shares of what large messages reach on it."""
+
+    link_efficiency: dict[Scope, float]
+    custom_start: float
+    custom_rank: float
+    custom_second: float
+    custom_bandwidth: float
+    direct_messages: float
+    direct_bandwidth: float
+    staged_messages: float
+    staged_bandwidth: float
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """See `constants.toml` for meaning and source of each."""
+    """See the data files for meaning and source of each."""
 
-    gemm_efficiency: float
-    attention_efficiency: float
-    memory_efficiency: float
-    link_efficiency: dict[Scope, float]
-    all_to_all_messages: int
-    attention_overhead_s: float
-    moe_overhead_s: float
-    dense_overhead_s: float
-    step_overhead_s: float
-    elementwise_passes: int
+    kernels: Kernels
+    routing: Routing
+    collectives: Collectives
+    attention_share: float
+    moe_share: float
+    dense_share: float
+    requests_per_client: int
     arrival_skew: float
     hidden_copies: int
     gradient_bytes: int
     optimizer_bytes: int
 
 
-@cache
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One serving engine: see `engines.toml` for the features, `fitted.toml` for the times."""
+
+    name: str
+    all_reduce: Literal["custom", "library"]
+    dispatch_format: str
+    overlap_tokens: int
+    step_tokens: int
+    layer_s: float
+    """Fixed time of a MoE layer in a step of decodes: launches, dependent small kernels, synchronisation."""
+    prompt_layer_s: float
+    """The same where the step computes prompts too."""
+    step_s: float
+    """Fixed time of a step: scheduling, sampling."""
+    first_token_layer_s: float
+    """Time a layer that a first token takes beside its steps: admission, tokenization, first launches."""
+    expert_memory: float
+    """Time of reading experts, as a multiple of what the kernels measured."""
+    expert_compute: float
+    """Time of the experts' arithmetic, likewise."""
+
+
+def make_constants(table: Mapping[str, Any], fitted: Mapping[str, Any]) -> Constants:
+    """Constants of the contents of the two data files."""
+    return Constants(
+        kernels=Kernels(
+            **fitted["kernels"],
+            float4_efficiency=table["efficiency"]["float4_flops"],
+            attention_efficiency=table["efficiency"]["attention_flops"],
+            elementwise_passes=table["elementwise"]["passes"],
+        ),
+        routing=Routing(**fitted["routing"], **table["routing"]),
+        collectives=Collectives(
+            link_efficiency=table["link_efficiency"], **fitted["all_reduce"], **fitted["all_to_all"]
+        ),
+        **table["overhead"],
+        **table["benchmark"],
+        **table["buffers"],
+        **table["training"],
+    )
+
+
+def make_engines(profiles: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, Engine]:
+    """Engine profiles of the contents of `engines.toml` and `fitted.toml`, by name."""
+    return {
+        name: Engine(
+            name=name, **{key: value for key, value in features.items() if key != "source"}, **fitted["engines"][name]
+        )
+        for name, features in profiles.items()
+    }
+
+
+def read_data(name: str) -> dict[str, Any]:
+    """The contents of a data file beside this module."""
+    return tomllib.loads((_HERE / name).read_text(encoding="utf-8"))
+
+
+# Read when imported and not when first needed, so that the first estimate of a process takes no longer than the next.
+_FITTED = read_data("fitted.toml")
+_CONSTANTS = make_constants(read_data("constants.toml"), _FITTED)
+_ENGINES = make_engines(read_data("engines.toml"), _FITTED)
+
+
 def constants() -> Constants:
     """The constants in force."""
-    table = tomllib.loads(_FILE.read_text(encoding="utf-8"))
-    efficiency, overhead = table["efficiency"], table["overhead"]
-    return Constants(
-        gemm_efficiency=efficiency["gemm_flops"],
-        attention_efficiency=efficiency["attention_flops"],
-        memory_efficiency=efficiency["memory_bandwidth"],
-        link_efficiency=table["link_efficiency"],
-        all_to_all_messages=table["collectives"]["all_to_all_messages"],
-        attention_overhead_s=overhead["attention_s"],
-        moe_overhead_s=overhead["moe_s"],
-        dense_overhead_s=overhead["dense_s"],
-        step_overhead_s=overhead["step_s"],
-        elementwise_passes=table["elementwise"]["passes"],
-        arrival_skew=table["buffers"]["arrival_skew"],
-        hidden_copies=table["buffers"]["hidden_copies"],
-        gradient_bytes=table["training"]["gradient_bytes"],
-        optimizer_bytes=table["training"]["optimizer_bytes"],
-    )
+    return _CONSTANTS
+
+
+def engine(name: str) -> Engine:
+    """The profile of an engine, by its name in spec.runtime.engine. Raises KeyError for one that there is none of."""
+    return _ENGINES[name]
+
+
+def interval(figure: str) -> tuple[float, float]:
+    """Factors on a prediction of 'ttft' or 'tpot' between which 80 % of held-out measurements fell."""
+    low, high = _FITTED["interval"][figure]
+    return low, high

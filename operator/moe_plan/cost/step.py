@@ -1,51 +1,47 @@
-"""TTFT, TPOT and tokens a second of a layout: kernels and collectives of a layer, layers of a stage, stages of a step.
+"""The time of one step: kernels and collectives of a layer, layers of a stage, stages of a pipeline.
 
-Requests arrive evenly, so a shard's steps decode its whole batch, and as often as requests end one of them computes a
-new prompt besides. TTFT is the time of such a loaded step, TPOT the mean over all steps, and the throughput follows
-from both by Little's law (Operations Research 9(3), 1961).
+A `Case` holds one layout under one load, or columns of candidates: the formulas are the same.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
 
-from moe_plan.cost.collectives import Span, all_reduce_s, all_to_all_s, send_s, spans
-from moe_plan.cost.constants import constants
-from moe_plan.cost.roofline import Load, head_s, layer_s
-from moe_plan.hardware import Hardware
-from moe_plan.kv import ELEMENT_BYTES, growing_bytes
-from moe_plan.layout import Layout
-from moe_plan.model import Layer, ModelShape, MoeFfn
-from moe_plan.plan import ExpertMap, KvCache, Prediction, Stage, TimeParts
-from moe_plan.shares import ceil_div, embedding_share, head_share, kinds_in, layer_kinds
-from moe_plan.spec import Workload
+from moe_plan.columns import Column, maximum, minimum, where
+from moe_plan.cost.collectives import Links, all_reduce_s, all_to_all_s, send_s
+from moe_plan.cost.kernels import Experts, KernelTime, Load, Setting, head_s, layer_s
+from moe_plan.kv import ELEMENT_BYTES
+from moe_plan.model import Layer, MoeFfn
+from moe_plan.plan import TimeParts
+from moe_plan.shares import embedding_share, layer_kinds
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """Where time goes, as in `TimeParts`."""
 
-    compute: float = 0.0
-    memory: float = 0.0
-    tp_all_reduce: float = 0.0
-    dispatch: float = 0.0
-    combine: float = 0.0
-    pp_send: float = 0.0
-    pp_bubble: float = 0.0
-    overhead: float = 0.0
+    compute: Column = 0.0
+    memory: Column = 0.0
+    tp_all_reduce: Column = 0.0
+    dispatch: Column = 0.0
+    combine: Column = 0.0
+    pp_send: Column = 0.0
+    pp_bubble: Column = 0.0
+    overhead: Column = 0.0
+    queueing: Column = 0.0
 
     @property
-    def total(self) -> float:
+    def total(self) -> Column:
         """Sum of the parts."""
-        return sum(self._parts())
+        return sum(self.parts())
 
-    def __add__(self, other: Self) -> "Seconds":
-        return Seconds(*(mine + theirs for mine, theirs in zip(self._parts(), other._parts(), strict=True)))
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(*(mine + theirs for mine, theirs in zip(self.parts(), other.parts(), strict=True)))
 
-    def __mul__(self, factor: float) -> "Seconds":
-        return Seconds(*(part * factor for part in self._parts()))
+    def __mul__(self, factor: Column) -> "Seconds":
+        return Seconds(*(part * factor for part in self.parts()))
 
-    def _parts(self) -> tuple[float, ...]:
+    def parts(self) -> tuple[Column, ...]:
+        """The parts in the order of the fields."""
         return (
             self.compute,
             self.memory,
@@ -55,178 +51,156 @@ class Seconds:
             self.pp_send,
             self.pp_bubble,
             self.overhead,
+            self.queueing,
         )
+
+    def slower(self, other: "Seconds") -> "Seconds":
+        """The one that takes longer, candidate by candidate."""
+        longer = self.total > other.total
+        return Seconds(*(where(longer, mine, theirs) for mine, theirs in zip(self.parts(), other.parts(), strict=True)))
 
     def as_plan(self) -> TimeParts:
         """The same for the plan; the parts add up to the total."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TimeParts(**parts, total=self.total)
+        parts = {field.name: float(getattr(self, field.name)) for field in fields(self)}
+        return TimeParts(**parts, total=float(self.total))
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What stays the same over the steps of one prediction."""
+class StageClass:
+    """Stages that hold the same: layers of each kind, embedding and head 1 or 0."""
 
-    shape: ModelShape
-    layout: Layout
-    experts: ExpertMap
-    stages: tuple[Stage, ...]
-    hardware: Hardware
-    cache_bytes: int
-    """Bytes of one cached element."""
-    tp: tuple[Span, ...]
-    """Tiers that a tp group spans; likewise ep and pp."""
-    ep: tuple[Span, ...]
-    pp: tuple[Span, ...]
+    counts: tuple[Column, ...]
+    """By index into `layer_kinds`."""
+    embedding: Column
+    head: Column
 
 
-def predict(
-    shape: ModelShape,
-    layout: Layout,
-    experts: ExpertMap,
-    stages: Sequence[Stage],
-    hardware: Hardware,
-    workload: Workload,
-    replicas: int,
-    micro_batches: int,
-    kv: KvCache,
-) -> Prediction:
-    """What a layout makes of a workload: concurrency dealt over replicas and shards, as far as the KV cache allows.
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A layout and the load on it. Every figure is a number, or a column with one for each candidate."""
 
-    TPOT includes the steps in which another request's prompt is computed. In mode training the figures are those of
-    serving all the same. With no replicas the times are one replica's and the rate is 0.
-    """
-    machine = Machine(
-        shape,
-        layout,
-        experts,
-        tuple(stages),
-        hardware,
-        _cached_element_bytes(shape, layout, stages, kv),
-        *(spans(layout, dimension, hardware) for dimension in ("tp", "ep", "pp")),
-    )
-    shards = max(1, replicas) * layout.ep
-    batch = max(1, min(ceil_div(workload.concurrency, shards), kv.requests_per_shard))
-    active = min(workload.concurrency, batch * shards)
-    ttft, tpot = _times(machine, workload, batch, ceil_div(active, max(1, replicas)), micro_batches)
-    tokens_per_s = active * workload.output_tokens / (ttft.total + (workload.output_tokens - 1) * tpot.total)
-    served = tokens_per_s if replicas else 0.0
-    return Prediction(
-        ttft=ttft.total,
-        ttft_parts=ttft.as_plan(),
-        tpot=tpot.total,
-        tpot_parts=tpot.as_plan(),
-        tokens_per_s=served,
-        tokens_per_s_per_gpu=served / (max(1, replicas) * layout.world),
-        batch_per_shard=batch,
-    )
+    tp: Column
+    """Ranks over which attention is split."""
+    pp: Column
+    shards: Column
+    """Attention data-parallel shards of a replica: ep, in this project's layouts."""
+    experts: Experts
+    tp_links: Links
+    """What a tp group spans, and likewise ep and pp; a column of fanouts may hold 1 for a tier that one does not span."""
+    ep_links: Links
+    pp_links: Links
+    stages: Sequence[StageClass]
+    """The classes of stages that there are, in any order; a class may be repeated."""
+    replicas: Column
+    """At least 1."""
+    micro_batches: Column
+    concurrency: Column
+    """Requests at once, over the whole deployment."""
+    input_tokens: Column
+    output_tokens: Column
+    kv_requests: Column
+    """Requests that the KV cache of one shard holds."""
 
 
-def _times(
-    machine: Machine, workload: Workload, batch: int, active: int, micro_batches: int
-) -> tuple[Seconds, Seconds]:
-    """TTFT and TPOT of `batch` requests on the fullest shard, `active` on all shards of the fullest replica.
-
-    Each request takes as many steps as it has output tokens, the first of which computes its prompt. Over them the
-    other batch - 1 requests each start once: a step carries a prompt with probability (batch - 1) / (output - 1), and
-    several when that exceeds 1. Prompts and tokens so counted are exactly those of the batch.
-    """
-    output = workload.output_tokens
-    prompts = max(1.0, batch / output)
-    busy = min(machine.layout.ep, active)
-    loaded = _step(machine, _load(workload, prompts, batch, active, busy), micro_batches)
-    plain = _step(machine, _load(workload, 0.0, batch, active, busy), micro_batches)
-    often = min(1.0, (batch - 1) / (output - 1)) if output > 1 else 0.0
-    slower = max(loaded, plain, key=lambda step: step.total)
-    return loaded, plain * (1 - often) + slower * often
-
-
-def _load(workload: Workload, prompts: float, batch: int, active: int, busy: int) -> Load:
-    """A step that computes `prompts` on each of the `busy` shards and a token of every other request."""
-    all_prompts = min(float(active), prompts * busy)
-    return Load(
-        prompts=prompts,
-        prompt_tokens=workload.input_tokens,
-        decodes=batch - prompts,
-        context=workload.input_tokens + workload.output_tokens / 2,
-        stage_tokens=all_prompts * workload.input_tokens + active - all_prompts,
-    )
-
-
-def _step(machine: Machine, load: Load, micro_batches: int) -> Seconds:
-    """One step of all stages.
+def step_s(case: Case, load: Load, layer_overhead_s: float, setting: Setting) -> Seconds:
+    """One step of all stages. `layer_overhead_s` is the fixed time of a MoE layer.
 
     GPipe (arXiv 1811.06965, section 2.3): with m micro-batches the slowest stage works m times, and the others once
     each before or after it, which is the bubble. A step of fewer tokens than m is cut into as many as it has.
     """
-    cuts = min(float(micro_batches), max(1.0, load.tokens))
-    load = load.part(1 / cuts)
-    times = _stage_times(machine, load)
-    slowest = max(times, key=lambda stage: stage.total)
-    bubble = sum(stage.total for stage in times) - slowest.total
-    sends = len(times) - 1
-    hidden_bytes = load.tokens * machine.shape.hidden * ELEMENT_BYTES[machine.shape.formats.compute]
-    between = Seconds(
-        pp_send=sends * send_s(hidden_bytes, machine.pp) if sends else 0.0,
-        pp_bubble=bubble,
-        overhead=constants().step_overhead_s,
+    cuts = minimum(case.micro_batches, maximum(1.0, load.tokens))
+    part = load.part(1 / cuts)
+    layers = [_layer(case, layer, part, layer_overhead_s, setting) for layer in layer_kinds(setting.shape)]
+    embedding, head = _embedding(case, part, setting), _head(case, part, setting)
+    slowest, whole = _slowest(case, layers, embedding, head), _whole(setting, layers, embedding, head)
+    hidden_bytes = part.tokens * setting.shape.hidden * setting.element_bytes
+    send = send_s(hidden_bytes, case.pp_links, setting.constants.collectives)
+    worked: Seconds = slowest * cuts
+    return worked + Seconds(
+        pp_send=(case.pp - 1) * send,
+        pp_bubble=whole.total - slowest.total,
+        overhead=setting.engine.step_s,
     )
-    return slowest * cuts + between
 
 
-def _stage_times(machine: Machine, load: Load) -> tuple[Seconds, ...]:
-    """Time of one micro-batch on each stage; stages of the same layers are computed once."""
-    layers = [_layer(machine, layer, load) for layer in layer_kinds(machine.shape)]
-    known: dict[tuple[object, ...], Seconds] = {}
-    times = []
-    for stage in machine.stages:
-        counts = kinds_in(machine.shape, stage)
-        key = (tuple(counts.items()), stage.embedding, stage.head)
-        if key not in known:
-            work = sum((layers[kind] * count for kind, count in counts.items()), Seconds())
-            known[key] = work + _head(machine, stage, load)
-        times.append(known[key])
-    return tuple(times)
+def _slowest(case: Case, layers: Sequence[Seconds], embedding: Seconds, head: Seconds) -> Seconds:
+    """The stage that takes longest."""
+    slowest = Seconds()
+    for stage in case.stages:
+        time = embedding * stage.embedding + head * stage.head
+        for layer, count in zip(layers, stage.counts, strict=True):
+            time += layer * count
+        slowest = time.slower(slowest)
+    return slowest
 
 
-def _layer(machine: Machine, layer: Layer, load: Load) -> Seconds:
+def _whole(setting: Setting, layers: Sequence[Seconds], embedding: Seconds, head: Seconds) -> Seconds:
+    """All stages together, which does not depend on where they part."""
+    time = embedding + head
+    for kind, layer in enumerate(layers):
+        time += layer * kind_counts(setting)[kind]
+    return time
+
+
+def kind_counts(setting: Setting) -> tuple[int, ...]:
+    """Layers of each kind in the whole model."""
+    layers = setting.shape.layers
+    return tuple(layers.count(kind) for kind in layer_kinds(setting.shape))
+
+
+def _layer(case: Case, layer: Layer, load: Load, overhead_s: float, setting: Setting) -> Seconds:
     """One layer of one micro-batch: kernels, an all-reduce after attention and after the FFN, dispatch and combine."""
-    shape, element = machine.shape, ELEMENT_BYTES[machine.shape.formats.compute]
-    kernels = layer_s(layer, shape, machine.experts, machine.layout.tp, load, machine.cache_bytes, machine.hardware)
-    reduce_s = all_reduce_s(load.tokens * shape.hidden * element, machine.tp)
-    exchange_s, own_s = 0.0, constants().dense_overhead_s
+    constants, engine = setting.constants, setting.engine
+    kernels = layer_s(layer, case.tp, case.experts, load, setting)
+    row_bytes = setting.shape.hidden * setting.element_bytes
+    reduce_s = all_reduce_s(load.tokens * row_bytes, case.tp_links, engine, constants.collectives)
+    dispatch_s = combine_s = 0.0
+    share = constants.attention_share + constants.dense_share
     if isinstance(layer.ffn, MoeFfn):
-        row_bytes = (layer.ffn.expert_hidden or shape.hidden) * element
-        exchange_s = all_to_all_s(load.tokens, row_bytes, layer.ffn.top_k, machine.ep)
-        own_s = constants().moe_overhead_s
+        dispatch_s, combine_s = _exchange(case, layer.ffn, load, kernels, setting)
+        share = constants.attention_share + constants.moe_share
     return Seconds(
         compute=kernels.compute_s,
         memory=kernels.memory_s,
         tp_all_reduce=2 * reduce_s,
-        dispatch=exchange_s,
-        combine=exchange_s,
-        overhead=constants().attention_overhead_s + own_s,
+        dispatch=dispatch_s,
+        combine=combine_s,
+        overhead=share * overhead_s,
     )
 
 
-def _head(machine: Machine, stage: Stage, load: Load) -> Seconds:
-    """Embedding and head of a stage; a vocabulary-parallel embedding ends in an all-reduce."""
-    shape, tp = machine.shape, machine.layout.tp
-    hidden_bytes = load.tokens * shape.hidden * ELEMENT_BYTES[shape.formats.compute]
-    reduce_s = all_reduce_s(hidden_bytes, machine.tp) if stage.embedding else 0.0
-    if not stage.head:
-        return Seconds(tp_all_reduce=reduce_s)
-    kernel = head_s(head_share(shape, stage, tp) or embedding_share(shape, tp), shape, load, machine.hardware)
-    return Seconds(compute=kernel.compute_s, memory=kernel.memory_s, tp_all_reduce=reduce_s)
+def _exchange(case: Case, ffn: MoeFfn, load: Load, kernels: KernelTime, setting: Setting) -> tuple[Column, Column]:
+    """Dispatch and combine of a MoE layer; 0 where one shard has all tokens on all of its ranks.
+
+    From `overlap_tokens` on, what one half of the batch sends runs under the kernels of the other half: only what
+    exceeds them counts.
+    """
+    width, engine = ffn.expert_hidden or setting.shape.hidden, setting.engine
+    collectives = setting.constants.collectives
+    sent = load.tokens * minimum(1.0, case.experts.tp / case.tp)
+    formats = {"compute": setting.element_bytes, **ELEMENT_BYTES}
+    bytes_out = width * min(formats[engine.dispatch_format], setting.element_bytes)
+    dispatch_s = all_to_all_s(sent, bytes_out, ffn.top_k, case.ep_links, collectives)
+    combine_s = all_to_all_s(sent, width * setting.element_bytes, ffn.top_k, case.ep_links, collectives)
+    shown = where(case.shards > 1, 1.0, 0.0)
+    if engine.overlap_tokens:
+        both_s = dispatch_s + combine_s
+        hidden = maximum(0.0, both_s - kernels.compute_s - kernels.memory_s) / maximum(both_s, 1e-12)
+        shown = shown * where(load.tokens >= engine.overlap_tokens, hidden, 1.0)
+    return dispatch_s * shown, combine_s * shown
 
 
-def _cached_element_bytes(shape: ModelShape, layout: Layout, stages: Sequence[Stage], kv: KvCache) -> int:
-    """Bytes of one cached element, from what a token takes; the compute format's where no layer's cache grows."""
-    kinds = layer_kinds(shape)
-    elements = max(
-        sum(
-            growing_bytes(kinds[kind].attention, layout.tp, 1) * count for kind, count in kinds_in(shape, stage).items()
-        )
-        for stage in stages
+def _embedding(case: Case, load: Load, setting: Setting) -> Seconds:
+    """A vocabulary-parallel embedding ends in an all-reduce; its one row a token is not worth counting."""
+    hidden_bytes = load.tokens * setting.shape.hidden * setting.element_bytes
+    return Seconds(
+        tp_all_reduce=all_reduce_s(hidden_bytes, case.tp_links, setting.engine, setting.constants.collectives)
     )
-    return max(1, round(kv.bytes_per_token / elements)) if elements else ELEMENT_BYTES[shape.formats.compute]
+
+
+def _head(case: Case, load: Load, setting: Setting) -> Seconds:
+    """The head's product; one that shares the embedding's weights costs the same."""
+    shape = setting.shape
+    params = embedding_share(shape, case.tp) * (shape.head_params or shape.embedding_params) / shape.embedding_params
+    kernel = head_s(params, load, setting)
+    return Seconds(compute=kernel.compute_s, memory=kernel.memory_s)

@@ -1,0 +1,106 @@
+"""TTFT, TPOT and tokens a second of a closed loop: each of so many clients sends its next request when one ends.
+
+Steps decode a shard's whole batch, and some of them compute a prompt, or a piece of one, besides. Work is conserved:
+while a request lives, the prompts of all others of its batch are computed once. Throughput follows from the times by
+Little's law (Operations Research 9(3), 1961).
+"""
+
+from dataclasses import dataclass
+
+from moe_plan.columns import Column, ceil, maximum, minimum, where
+from moe_plan.cost.kernels import Load, Setting
+from moe_plan.cost.step import Case, Seconds, kind_counts, step_s
+from moe_plan.shares import ceil_div
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a case comes to; columns where the case has columns."""
+
+    ttft: Seconds
+    tpot: Seconds
+    tokens_per_s: Column
+    """Output tokens of the whole deployment."""
+    batch: Column
+    """Requests decoded together on the fullest shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Crowd:
+    """How the requests are spread."""
+
+    batch: Column
+    """On the fullest shard."""
+    active: Column
+    """On the fullest replica."""
+    busy: Column
+    """Shards of it that have any."""
+    served: Column
+    """On the whole deployment, at once."""
+    waiting: Column
+    """For each one served, those that wait for room in the KV cache."""
+
+
+def forecast(setting: Setting, case: Case) -> Forecast:
+    """Concurrency dealt over replicas and shards as far as the KV cache allows; the rest of the clients wait.
+
+    TTFT is the mean over a client's requests (see `constants.toml`, requests_per_client), the first of which all
+    clients send at once; TPOT includes the steps in which the prompts of others are computed.
+    """
+    crowd = _crowd(case)
+    pieces = maximum(1.0, ceil(case.input_tokens / setting.step_tokens))
+    often = (crowd.batch - 1) * pieces / maximum(1, case.output_tokens - 1)
+    plain = step_s(case, _load(case, crowd, 0.0), setting.engine.layer_s, setting)
+    tokens = case.input_tokens / pieces
+    crowded = tokens * maximum(1.0, where(case.output_tokens > 1, often, crowd.batch / 1.0))
+    loaded = step_s(case, _load(case, crowd, crowded), setting.engine.prompt_layer_s, setting)
+    loaded = loaded.slower(plain)
+    loaded_share = where(case.output_tokens > 1, minimum(1.0, often), 0.0)
+    tpot = plain * (1 - loaded_share) + loaded * loaded_share
+    own = loaded * pieces
+    admission = Seconds(overhead=setting.engine.first_token_layer_s * sum(kind_counts(setting)))
+    waits_s = _waits(setting, case, crowd, own.total, loaded.total * loaded_share / tpot.total)
+    ttft = own + admission + Seconds(queueing=waits_s)
+    life_s = ttft.total + (case.output_tokens - 1) * tpot.total
+    return Forecast(
+        ttft=ttft + Seconds(queueing=crowd.waiting * life_s),
+        tpot=tpot,
+        tokens_per_s=crowd.served * case.output_tokens / life_s,
+        batch=crowd.batch,
+    )
+
+
+def _crowd(case: Case) -> _Crowd:
+    shards = case.replicas * case.shards
+    batch = maximum(1, minimum(ceil_div(case.concurrency, shards), case.kv_requests))
+    served = minimum(case.concurrency, batch * shards)
+    active = ceil_div(served, case.replicas)
+    return _Crowd(batch, active, minimum(case.shards, active), served, case.concurrency / served - 1)
+
+
+def _load(case: Case, crowd: _Crowd, prompt_tokens: Column) -> Load:
+    """A step that computes so many tokens of prompts on each busy shard and a token of every other request."""
+    prompts = prompt_tokens / case.input_tokens
+    others = maximum(0.0, crowd.active - minimum(crowd.active, prompts * crowd.busy))
+    return Load(
+        prompt_tokens=prompt_tokens,
+        prompt_length=case.input_tokens,
+        decodes=maximum(0.0, crowd.batch - prompts),
+        context=case.input_tokens + case.output_tokens / 2,
+        stage_tokens=prompt_tokens * crowd.busy + others,
+    )
+
+
+def _waits(setting: Setting, case: Case, crowd: _Crowd, own_s: Column, utilisation: Column) -> Column:
+    """Waiting for the prompts of others: in the steady state and, for the first request of each client, in the burst.
+
+    Steady: a queue with constant service, u/(2(1-u)) services long (Pollaczek–Khinchine), and never longer than
+    half of the others. Burst: all prompts of a shard come at once and are computed in full steps, so that a request
+    waits for half of the others.
+    """
+    others = (crowd.batch - 1) / 2
+    queue = minimum(others, utilisation / (2 * maximum(1e-9, 1 - utilisation)))
+    together = minimum(crowd.batch * case.input_tokens, maximum(setting.step_tokens, case.input_tokens))
+    full = step_s(case, _load(case, crowd, together), setting.engine.prompt_layer_s, setting)
+    each_s = full.total * case.input_tokens / together
+    return queue * own_s + others * each_s / setting.constants.requests_per_client
