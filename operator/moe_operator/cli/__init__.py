@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from moe_operator.cli import audit, crd, operator, plan, run
+from moe_operator.cli import audit, crd, operator, plan, report, run, search
 from moe_plan.errors import ManifestError, PlanError
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("plan")(plan.plan)
+app.command("search")(search.search)
+app.command("report")(report.report)
 app.command("audit")(audit.audit)
 app.command("crd")(crd.crd)
 app.command("run")(run.run)
