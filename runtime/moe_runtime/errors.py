@@ -26,5 +26,21 @@ class RankLost(RuntimeFailure):  # likewise
         super().__init__(f"rank {rank} {cause}" if rank is not None else cause)
 
 
+class RanksCut(RankLost):
+    """Ranks of one slot ended since the connection to another broke; what became of the other says more."""
+
+
 class RanksFailed(RuntimeFailure):  # likewise
     """The ranks cannot serve what they were started with: a bad checkpoint, an unknown model, too little memory."""
+
+
+class SlotLost(RuntimeFailure):  # likewise
+    """The connection to another slot broke; that slot, or who watches it, knows why."""
+
+    def __init__(self, slot: int, cause: str) -> None:
+        self.slot = slot
+        super().__init__(cause)
+
+
+class ProtocolError(RuntimeFailure):
+    """Another slot sent what this one does not understand."""

@@ -4,16 +4,17 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from worlds import Job, expected
 
 from moe_plan.layout import DIMENSIONS, Layout
+from moe_runtime.comm.slots import Slots
 
 Results = list[list[torch.Tensor]]
 RunJob = Callable[[Job], Results]
@@ -86,6 +87,47 @@ def test_shared_memory_computes_what_a_plain_loop_computes(run_job: RunJob, job:
     assert_right(job, run_job(job))
 
 
+@st.composite
+def parted(draw: st.DrawFn) -> Job:
+    """Worlds of several slots, a shard's tp ranks in one of them."""
+    job = draw(jobs("shared").filter(lambda job: job.layout.world > 1))
+    world = job.layout.world
+    possible = [
+        slots
+        for slots in range(2, world + 1)
+        if world % slots == 0 and not Slots(job.layout, world // slots, 0).parts_tensor_groups
+    ]
+    assume(possible)
+    return replace(job, slots=draw(st.sampled_from(possible)))
+
+
+@pytest.mark.slow
+@ONLY
+@given(job=parted())
+def test_ranks_in_several_slots_have_the_same_bits_as_in_one(run_job: RunJob, job: Job) -> None:
+    results = run_job(job)
+    assert_right(job, results)
+    assert_same_bits(results, run_job(replace(job, slots=1)))
+
+
+def assert_same_bits(results: Results, others: Results) -> None:
+    for of_rank, of_other in zip(results, others, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(of_rank, of_other, strict=True))
+
+
+def test_slots_exchange_tokens_outputs_and_hidden_states(run_job: RunJob) -> None:
+    job = Job("shared", Layout(2, 2, 2), ((1, 2), (0, 3), (2, 0)), slots=4)
+    assert_right(job, run_job(job))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "slots"), [(Layout(4, 2, 1), 4), (Layout(2, 2, 2, ("ep", "pp", "tp")), 2)], ids=str)
+def test_no_gateway_overtakes_a_slow_rank(run_job: RunJob, layout: Layout, slots: int) -> None:
+    for seed in range(2):
+        job = Job("shared", layout, changing_shards(layout.ep), layers=4, seed=seed, longest_nap_s=0.002, slots=slots)
+        assert_right(job, run_job(job))
+
+
 @pytest.mark.slow
 @ONLY
 @given(job=jobs("gloo"))
@@ -97,13 +139,16 @@ def test_gloo_computes_what_a_plain_loop_computes(run_job: RunJob, job: Job) -> 
 @pytest.mark.parametrize("layout", [Layout(4, 2, 1), Layout(2, 2, 2)], ids=str)
 def test_no_store_overtakes_a_slow_reader(run_job: RunJob, layout: Layout) -> None:
     """Hundreds of layers with ranks napping at random, busy shards changing from micro-batch to micro-batch."""
-    seeds = count()
-    shards = torch.randint(0, 4, (40, layout.ep), generator=torch.Generator().manual_seed(1))
-    shards[torch.rand(shards.shape, generator=torch.Generator().manual_seed(2)) < 0.5] = 0
-    micro_batches = tuple(tuple(row) for row in shards.tolist())
-    for _ in range(3):
-        job = Job("shared", layout, micro_batches, layers=4, seed=next(seeds), longest_nap_s=0.002)
+    for seed in range(3):
+        job = Job("shared", layout, changing_shards(layout.ep), layers=4, seed=seed, longest_nap_s=0.002)
         assert_right(job, run_job(job))
+
+
+def changing_shards(ep: int) -> tuple[tuple[int, ...], ...]:
+    """Tokens of 40 micro-batches, half of the shards idle, never the same."""
+    shards = torch.randint(0, 4, (40, ep), generator=torch.Generator().manual_seed(1))
+    shards[torch.rand(shards.shape, generator=torch.Generator().manual_seed(2)) < 0.5] = 0
+    return tuple(tuple(row) for row in shards.tolist())
 
 
 @pytest.mark.parametrize("tp", [2, 3])
@@ -116,7 +161,9 @@ def test_all_reduces_follow_each_other_without_mixing(run_job: RunJob, tp: int) 
 def test_128_ranks_talk(run_job: RunJob) -> None:
     layout = Layout(64, 2, 1)
     job = Job("shared", layout, ((1,) * 64, (1,) + (0,) * 63), experts_per_rank=1, layers=16)
-    assert_right(job, run_job(job))
+    in_one_slot = run_job(job)
+    assert_right(job, in_one_slot)
+    assert_same_bits(run_job(replace(job, slots=16)), in_one_slot)
 
 
 def test_tensors_larger_than_the_exchange_buffer_go_in_pieces(run_job: RunJob) -> None:

@@ -269,7 +269,7 @@ chunks = st.builds(
 @given(st.integers(1, 4).flatmap(lambda ep: st.lists(st.tuples(*[st.lists(chunks, max_size=3).map(tuple)] * ep))))
 def test_a_step_reads_back_shard_by_shard(micro_batches: list[tuple[tuple[Chunk, ...], ...]]) -> None:
     shards = len(micro_batches[0]) if micro_batches else 1
-    words = memoryview(encode_step(Step(3, tuple(micro_batches))))
+    words = memoryview(encode_step(Step(3, tuple(micro_batches)), range(shards)))
     busy = [batch for batch in micro_batches if any(batch)]
     for shard in range(shards):
         batches = decode_shard(words, shard, shards)

@@ -7,6 +7,7 @@ a model asks of a communicator and nothing else: its numbers come from seeds, so
 import os
 import pickle
 import random
+import signal
 import socket
 import sys
 import time
@@ -19,8 +20,11 @@ from torch.distributed import TCPStore
 
 from moe_plan.layout import Layout
 from moe_runtime.comm.distributed import Distributed, Rendezvous
+from moe_runtime.comm.gateway import Gateway
+from moe_runtime.comm.peers import Peers, listen_at, meet
 from moe_runtime.comm.segment import Extent, Segment
 from moe_runtime.comm.shared_memory import SharedMemory
+from moe_runtime.comm.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Job:
     seed: int = 0
     longest_nap_s: float = 0.0
     """Ranks sleep for up to so long between calls."""
+    slots: int = 1
+    """Slots that the ranks are dealt over, each with a memory of its own and a gateway."""
 
     @property
     def extent(self) -> Extent:
@@ -139,27 +145,58 @@ def expected(job: Job, number: int, shard: int) -> torch.Tensor:
 def run(job: Job) -> list[list[torch.Tensor]]:
     """Results of every rank, by rank. Raises RuntimeError with the first rank's traceback where one fails."""
     world = job.layout.world
-    meeting = Segment(job.extent) if job.communicator == "shared" else socket.create_server(("127.0.0.1", 0))
+    meetings = _segments(job) if job.communicator == "shared" else [socket.create_server(("127.0.0.1", 0))]
     pipes = [os.pipe() for _ in range(world)]
+    gateways = _start_gateways(job, meetings) if job.slots > 1 else []
     pids = []
     for rank in range(world):
         pid = os.fork()
         if pid == 0:
-            _run_rank(job, rank, meeting, pipes[rank][1])
+            _run_rank(job, rank, meetings[rank * job.slots // world], pipes[rank][1])
         pids.append(pid)
-    store = None if isinstance(meeting, Segment) else _store(meeting, world)
+    store = None if isinstance(meetings[0], Segment) else _store(meetings[0], world)
     answers = []
     for reading, writing in pipes:
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             answers.append(pickle.load(pipe))
-    for pid in pids:
+    for gateway in gateways:
+        os.kill(gateway, signal.SIGKILL)
+    for pid in (*pids, *gateways):
         os.waitpid(pid, 0)
+    for meeting in meetings:
+        if isinstance(meeting, Segment) and meeting.bell is not None:
+            os.close(meeting.bell)
     del store
     failed = [answer for answer in answers if isinstance(answer, str)]
     if failed:
         raise RuntimeError(failed[0])
     return answers
+
+
+def _segments(job: Job) -> list[Segment]:
+    """The memory of each slot."""
+    ranks = job.layout.world // job.slots
+    return [Segment(job.extent, Slots(job.layout, ranks, slot)) for slot in range(job.slots)]
+
+
+def _start_gateways(job: Job, segments: list[Segment]) -> list[int]:
+    """Process ids of the gateways, one for each slot, at loopback addresses of their own."""
+    listeners = [listen_at(f"127.0.0.{2 + slot}") for slot in range(job.slots)]
+    peers = Peers(tuple(listener.getsockname() for listener in listeners), "0" * 64)
+    pids = []
+    for slot, segment in enumerate(segments):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                Gateway(segment, [job.layers] * job.layout.pp, meet(peers, slot, listeners[slot])).serve()
+            except BaseException:  # noqa: BLE001  # told where the test's output goes
+                traceback.print_exc()
+            os._exit(1)
+        pids.append(pid)
+    for listener in listeners:
+        listener.close()
+    return pids
 
 
 def _store(listener: socket.socket, world: int) -> TCPStore:

@@ -1,4 +1,4 @@
-"""Ranks talk through torch.distributed: gloo between CPU hosts, NCCL between GPUs.
+"""Ranks talk through torch.distributed: NCCL between GPUs, gloo between CPUs where tp goes across slots.
 
 The tp ranks of a shard hold the same tokens, so dispatch and combine run once for each tp coordinate, among its ep
 ranks; the sum over tp comes last. Rows travel sorted by physical expert; a first exchange tells how many.
@@ -65,7 +65,7 @@ class Distributed:
 
     def _join(self, meeting: Rendezvous, rank: int) -> None:
         world = self._layout.world
-        if meeting.host == "127.0.0.1":
+        if meeting.host.startswith("127."):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = TCPStore(meeting.host, meeting.port, world, is_master=False, timeout=DEADLINE)
         backend = "nccl" if self._device.type == "cuda" else "gloo"

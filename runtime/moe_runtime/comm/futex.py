@@ -175,6 +175,10 @@ class Barrier:
         """Sleep until all have arrived. Raises CommunicationTimeout, naming `what` was awaited."""
         self._words[self._turn].wait(self._size, what, timeout_s)
 
+    def lacks(self, most: int) -> bool:
+        """Whether no more than so many have still to arrive; asked after one's own `arrive`."""
+        return self._words[self._turn].reached(self._size - most)
+
     def clear(self) -> None:
         """Clear the previous counter: done by one process, between its `wait` and its next `arrive`."""
         self._words[self._turn - 1].write(0)

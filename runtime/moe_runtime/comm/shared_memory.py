@@ -16,6 +16,9 @@ Why no store meets a reader of the layer before:
 4. `combined` has two counters. A busy rank clears one before it arrives at `dispatched` n; the last to look at that
    counter did so in layer n − 2, before they arrived at `dispatched` n − 1, which the clearing rank has waited for.
 5. Before a micro-batch's first store, all ranks of the stage have arrived at `arrivals`, done with the one before.
+
+Where a stage has ranks in several slots, each slot has such tables, and its gateway takes part in every count as the
+rest of the world: always the last to arrive, and then the one that wakes and clears (see stage_bridge.py).
 """
 
 from collections.abc import Sequence
@@ -29,10 +32,9 @@ from torch import Tensor
 from moe_plan.layout import Coordinate
 from moe_runtime.comm.base import Dispatched
 from moe_runtime.comm.futex import LINE, Barrier, Word
-from moe_runtime.comm.segment import MAILBOX_SLOTS, PIECE_BYTES, Segment
+from moe_runtime.comm.mailbox import DEADLINE_S, Mailbox
+from moe_runtime.comm.segment import PIECE_BYTES, Segment
 
-DEADLINE_S = 300.0
-"""Longest wait for another rank. The slowest rank computes meanwhile, so this is far above any step's time."""
 _WORD: Final = 0xFFFFFFFF
 _MASK_BITS: Final = 32
 
@@ -65,8 +67,8 @@ class SharedMemory:
         beyond = here._replace(pp=here.pp + 1)
         self._group = _Group(segment, here)
         self._stage = _Stage(segment, here)
-        self._inbox = _Mailbox(segment, here) if here.pp > 0 else None
-        self._outbox = _Mailbox(segment, beyond) if beyond.pp < layout.pp else None
+        self._inbox = Mailbox(segment, here) if here.pp > 0 else None
+        self._outbox = Mailbox(segment, beyond) if beyond.pp < layout.pp else None
 
     def begin(self, tokens: Sequence[int]) -> None:
         """What follows is a micro-batch with so many tokens on each shard, `[ep]`, at least one in all.
@@ -120,8 +122,13 @@ class _Stage:
         rows, tp, top_k = layout.ep * extent.max_tokens, layout.tp, extent.top_k
         self._extent = extent
         self._here = here
+        self._ring = segment.ring
+        self._outside = int(bool(segment.slots.others(here.pp)))
+        self._shards = list(segment.slots.shards_here(here.pp))
+        self._tells = bool(self._outside) and here.ep == self._shards[0] and here.tp == 0
+        self._tokens = segment.array(area.tokens, np.int64, layout.ep)
         self._first_expert = here.ep * extent.experts_per_rank
-        self._arrivals = Barrier(segment.memory, area.arrivals, layout.ep * tp)
+        self._arrivals = Barrier(segment.memory, area.arrivals, len(self._shards) * tp + self._outside)
         self._dispatched = Word(segment.memory, area.dispatched)
         self._combined = tuple(Word(segment.memory, area.combined + LINE * turn) for turn in range(2))
         self._flags = segment.array(area.flags, np.uint32, extent.layers, layout.ep)
@@ -145,17 +152,21 @@ class _Stage:
     def begin(self, tokens: Sequence[int]) -> None:
         extent, ep = self._extent, self._here.ep
         assert max(tokens) <= extent.max_tokens, "the schedule admits no more tokens than the plan does"
-        busy = [shard for shard, count in enumerate(tokens) if count]
+        busy = [shard for shard in self._shards if tokens[shard]]
         self._number = (self._number + 1) & _WORD
         self._layer = 0
-        self._arriving = len(busy) * extent.layout.tp
+        self._arriving = len(busy) * extent.layout.tp + self._outside
         start = sum(islice(tokens, ep))
         total = start + sum(islice(tokens, ep, None))
         self._chosen = self._experts[:total].reshape(-1)
         self._busy = self._part(start, tokens[ep]) if tokens[ep] else None
-        self._leads = ep == busy[0] and self._here.tp == 0
+        self._leads = not self._outside and ep == busy[0] and self._here.tp == 0
         self._busy_mask = int(np.bitwise_or.reduce(self._bits[busy]))
+        if self._tells:
+            self._tokens[:] = tokens
         self._arrivals.arrive()
+        if self._outside and self._arrivals.lacks(1):
+            self._ring()
         if self._busy:
             self._arrivals.wait("the start of a micro-batch", DEADLINE_S)
         if self._leads:
@@ -191,7 +202,11 @@ class _Stage:
         if self._leads:
             self._combined[layer & 1].write(0)
         self._dispatched.add()
-        if self._dispatched.reached(self._expected):
+        if not self._dispatched.reached((self._expected - self._outside) & _WORD):
+            return
+        if self._outside:
+            self._ring()
+        else:
             self._dispatched.wake(int(np.bitwise_or.reduce(self._bits[flags == self._number])) | self._busy_mask)
 
     def _rows(self, layer: int) -> Dispatched:
@@ -212,15 +227,23 @@ class _Stage:
         if self._busy is None and handle.chosen is None:
             return self._nothing
         word = self._combined[handle.layer & 1]
-        marked = np.count_nonzero(self._flags[handle.layer] == self._number)
-        expected = int(marked) * self._extent.layout.tp
+        marked = np.count_nonzero(self._flags[handle.layer][self._shards] == self._number)
+        expected = int(marked) * self._extent.layout.tp + self._outside
         if handle.chosen is not None:
             self._my_outputs.index_copy_(0, handle.chosen, output)
-            word.arrive(expected)
+            self._arrive_combined(word, expected)
         if self._busy is None:
             return self._nothing
         word.wait(expected, "combine", DEADLINE_S)
         return self._sum(self._busy.outputs, weights)
+
+    def _arrive_combined(self, word: Word, expected: int) -> None:
+        if not self._outside:
+            word.arrive(expected)
+            return
+        word.add()
+        if word.reached(expected - 1):
+            self._ring()
 
     def _sum(self, outputs: Tensor, weights: Tensor) -> Tensor:
         """[T, H], weighted over K and summed over P."""
@@ -289,35 +312,3 @@ class _Group:
             stored = self._bytes[self._turn].view(piece.dtype)
             self._views[key] = tuple(part[: piece.numel()] for part in stored.unbind())
         return self._views[key]
-
-
-class _Mailbox:
-    """Hidden states on their way to a rank from the same shard and tp rank of the previous stage."""
-
-    def __init__(self, segment: Segment, owner: Coordinate) -> None:
-        extent = segment.extent
-        area = segment.shard(owner)
-        words = area.mailboxes + 2 * LINE * owner.tp
-        self._sent = Word(segment.memory, words)
-        self._taken = Word(segment.memory, words + LINE)
-        mail = segment.tensor(
-            area.mail, extent.dtype, extent.layout.tp, MAILBOX_SLOTS, extent.max_tokens, extent.hidden
-        )
-        self._slots = mail[owner.tp]
-        self._count = 0
-
-    def put(self, x: Tensor) -> None:
-        self._taken.wait((self._count + 1 - MAILBOX_SLOTS) & _WORD, "send", DEADLINE_S)
-        self._slots[self._count % MAILBOX_SLOTS, : len(x)].copy_(x)
-        self._count = (self._count + 1) & _WORD
-        self._sent.add_and_wake()
-
-    def take(self, tokens: int) -> Tensor:
-        slot = self._slots[self._count % MAILBOX_SLOTS, :tokens]
-        if tokens == 0:
-            return slot
-        self._count = (self._count + 1) & _WORD
-        self._sent.wait(self._count, "receive", DEADLINE_S)
-        x = slot.clone()
-        self._taken.add_and_wake()
-        return x

@@ -5,6 +5,8 @@ import signal
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from moe_runtime.errors import RankLost, RanksCut, RanksFailed, RuntimeFailure
+
 Device = Literal["cpu", "cuda"]
 Keep = Literal["tokens", "logits"]
 """What the frontend gets to see of a step."""
@@ -21,6 +23,10 @@ class Orders:
     """Directory; None for synthetic weights."""
     device: Device
     keep: Keep
+    slot: int | None
+    """Slot whose ranks these are; None for all ranks of the replica."""
+    address: str
+    """Where other slots reach this one."""
 
     def to_json(self) -> str:
         """One line."""
@@ -36,8 +42,8 @@ class Orders:
 class Report:
     """Why the ranks cannot go on."""
 
-    kind: Literal["failed", "lost"]
-    """failed: they would fail again if started anew; lost: they may not."""
+    kind: Literal["failed", "lost", "cut"]
+    """failed: they would fail again if started anew; lost: they may not; cut: another slot's end was theirs."""
     rank: int | None
     """None where the cause is a whole sentence."""
     cause: str
@@ -50,6 +56,13 @@ class Report:
     def from_json(cls, line: str | bytes) -> "Report":
         """Inverse of to_json."""
         return cls(**json.loads(line))
+
+
+def failure_of(report: Report) -> RuntimeFailure:
+    """What is raised for a report."""
+    if report.kind == "failed":
+        return RanksFailed(report.cause)
+    return RanksCut(None, report.cause) if report.kind == "cut" else RankLost(report.rank, report.cause)
 
 
 def manner(status: int) -> str:

@@ -16,6 +16,7 @@ from moe_plan.plan import Plan
 from moe_runtime.errors import RuntimeFailure
 from moe_runtime.host.channel import Channel, Extent
 from moe_runtime.host.messages import Orders, Report
+from moe_runtime.host.tier import Tier
 
 
 def main(orders: Orders) -> Report | None:
@@ -23,12 +24,13 @@ def main(orders: Orders) -> Report | None:
     _hold_lifeline()
     with os.fdopen(orders.plan_fd, "rb") as file:
         plan = Plan.model_validate_json(file.read())
-    channel = Channel(orders.channel_fd, Extent.of(plan))
+    tier = Tier.of(plan, orders.slot, orders.device)
+    channel = Channel(orders.channel_fd, Extent.of(plan, tier.slots, tier.members))
     os.close(orders.channel_fd)
     from moe_runtime.host.family import Family, prepare  # noqa: PLC0415  # imports torch, which takes seconds
 
     try:
-        seat = prepare(orders, plan, channel)
+        seat = prepare(orders, plan, tier, channel)
     except RuntimeFailure as failure:
         return Report("failed", None, str(failure))
     return Family(seat).watch()

@@ -1,68 +1,28 @@
 """One rank's life: die with the parent, take a share of the weights, compute steps until told otherwise."""
 
-import os
-import signal
-import socket
-import sys
-import traceback
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import torch
 
 from moe_plan.layout import Layout
-from moe_plan.plan import Plan
-from moe_runtime.checkpoint import Weights
 from moe_runtime.comm.base import Communicator
 from moe_runtime.comm.distributed import Distributed, Rendezvous
-from moe_runtime.comm.futex import die_with_parent
-from moe_runtime.comm.segment import Extent, Segment
+from moe_runtime.comm.segment import Extent
 from moe_runtime.comm.shared_memory import SharedMemory
 from moe_runtime.errors import RuntimeFailure
 from moe_runtime.executor import Executor
-from moe_runtime.host.channel import Channel
 from moe_runtime.host.measured import Measured
-from moe_runtime.host.messages import Device, Keep
-from moe_runtime.models.spec import MoeSpec
+from moe_runtime.host.seat import Seat, live, moe_layers_of
 
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """What the ranks of a host have in common. Made before they are forked."""
-
-    plan: Plan
-    weights: Weights
-    channel: Channel
-    meeting: Segment | socket.socket
-    """Memory that ranks share; or the socket of the store at which their process groups meet."""
-    device: Device
-    keep: Keep
-    parent: int
+PEERS_DEADLINE_S: Final = 3600.0
+"""Longest wait for slots that have still to start; who drives the ranks gives up before."""
 
 
 def run_rank(seat: Seat, rank: int) -> NoReturn:
     """Be a rank, in a process forked for it. Never returns."""
-    try:
-        _become_rank(seat)
-        _Rank(seat, rank).serve()
-    except RuntimeFailure as failure:
-        seat.channel.leave_last_words(rank, {"sentence": str(failure)})
-    except BaseException as error:  # noqa: BLE001  # the parent tells it on
-        seat.channel.leave_last_words(
-            rank, {"sentence": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        )
-    finally:
-        os._exit(1)  # what the parent had open is not this process's to flush or close
-
-
-def _become_rank(seat: Seat) -> None:
-    die_with_parent(seat.parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the frontend decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is the parent's line to the frontend
-    torch.set_num_threads(1)
+    member = seat.slots.ranks.index(rank)
+    live(seat, member, lambda: _Rank(seat, rank).serve())
 
 
 class _Rank:
@@ -74,8 +34,9 @@ class _Rank:
         self._seat = seat
         self._here = layout.coordinate(rank)
         self._answers = self._here.pp == layout.pp - 1 and self._here.tp == 0
-        rows = seat.channel.expert_rows[rank] if self._here.tp == 0 else None
-        times_ns, moe_layers = seat.channel.times_ns[rank], _moe_layers(seat, self._here.pp)
+        member = seat.slots.ranks.index(rank)
+        rows = seat.channel.expert_rows[member] if self._here.tp == 0 else None
+        times_ns, moe_layers = seat.channel.times_ns[member], moe_layers_of(seat, self._here.pp)
         self._communicator = Measured(_communicator(seat, rank), times_ns, rows, moe_layers)
         self._executor = Executor(plan, rank, self._communicator, seat.weights, _device(seat, rank))
 
@@ -92,23 +53,16 @@ class _Rank:
             if self._answers and any(batch.chunks for batch in batches):
                 if self._seat.keep == "logits" and sampled:
                     channel.show_logits(shard, self._executor.logits.cpu().numpy())
-                busy = {s for batch in batches for s, tokens in enumerate(batch.tokens) if tokens}
-                channel.answer(shard, sampled, len(busy))
+                channel.answer(shard, sampled)
             self._communicator.flush(perf_counter_ns() - started)
             channel.finish()
 
 
-def _moe_layers(seat: Seat, pp: int) -> list[int]:
-    """Positions within a stage of its MoE layers."""
-    stage = seat.plan.stages[pp]
-    layers = seat.weights.spec.layers[stage.first_layer : stage.first_layer + stage.layers]
-    return [position for position, layer in enumerate(layers) if isinstance(layer.ffn, MoeSpec)]
-
-
 def _communicator(seat: Seat, rank: int) -> Communicator:
-    if isinstance(seat.meeting, Segment):
-        return SharedMemory(seat.meeting, rank)
-    return Distributed(Rendezvous(*seat.meeting.getsockname()), Extent.of(seat.plan), rank, _device(seat, rank))
+    if seat.segment is not None:
+        return SharedMemory(seat.segment, rank)
+    host, port = seat.channel.await_peers(PEERS_DEADLINE_S).addresses[0]
+    return Distributed(Rendezvous(host, port), Extent.of(seat.plan), rank, _device(seat, rank))
 
 
 def _device(seat: Seat, rank: int) -> str:

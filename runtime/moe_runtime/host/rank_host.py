@@ -1,4 +1,4 @@
-"""The frontend's hold on the ranks of this machine: start them, step them, learn why they ended, stop them.
+"""A hold on the ranks of one slot, or of all: start them, step them, learn why they ended, stop them.
 
     ranks = RankHost(plan, checkpoint, "cpu")     # returns at once; torch is imported by another process
     ranks.wait_ready(900)
@@ -13,32 +13,49 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_plan.layout import Coordinate, Layout
 from moe_plan.plan import Plan
-from moe_runtime.errors import CommunicationTimeout, RankLost, RanksFailed, RuntimeFailure
+from moe_runtime.comm.peers import Peers
+from moe_runtime.errors import CommunicationTimeout, RankLost, RuntimeFailure
+from moe_runtime.host import figures
 from moe_runtime.host.channel import Channel, Extent, Logits
-from moe_runtime.host.messages import Device, Keep, Orders, Report, manner
+from moe_runtime.host.messages import Device, Keep, Orders, Report, failure_of, manner
+from moe_runtime.host.tier import Tier
+from moe_runtime.host.wire import Words, busy_shards, encode_step
 from moe_runtime.step import Sampled, Step
 
 STEP_DEADLINE_S: Final = 900.0
 """Longest time for a step; a rank gives up on another well before it."""
 STOP_DEADLINE_S: Final = 10.0
 """Time that the parent has to end its ranks before it is killed, and they with it."""
+_HERE: Final = "127.0.0.1"
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-class RankHost:
-    """All ranks of one replica, on this machine."""
+@dataclass(frozen=True, slots=True)
+class Post:
+    """The slot whose ranks are to be run, and where other slots reach it."""
 
-    def __init__(self, plan: Plan, checkpoint: Path | None, device: Device, keep: Keep = "tokens") -> None:
+    slot: int
+    address: str
+
+
+class RankHost:
+    """The ranks of one slot of a replica; without a post all of its ranks, on this machine."""
+
+    def __init__(
+        self, plan: Plan, checkpoint: Path | None, device: Device, keep: Keep = "tokens", post: Post | None = None
+    ) -> None:
         self.plan = plan
+        slot, address = (post.slot, post.address) if post else (None, _HERE)
+        self._tier = Tier.of(plan, slot, device)
         self._failure: RuntimeFailure | None = None
         self._lock = threading.Lock()
         channel_fd = os.memfd_create("moe-step-channel")
@@ -46,8 +63,9 @@ class RankHost:
         try:
             os.write(plan_fd, plan.model_dump_json().encode())
             os.lseek(plan_fd, 0, os.SEEK_SET)
-            self._channel = Channel(channel_fd, Extent.of(plan))
-            orders = Orders(plan_fd, channel_fd, str(checkpoint) if checkpoint else None, device, keep)
+            self._channel = Channel(channel_fd, Extent.of(plan, self._tier.slots, self._tier.members))
+            weights = str(checkpoint) if checkpoint else None
+            orders = Orders(plan_fd, channel_fd, weights, device, keep, slot, address)
             self._parent = subprocess.Popen(  # noqa: S603  # the interpreter that runs this, and our own module
                 [sys.executable, "-m", "moe_runtime.host.parent", orders.to_json()],
                 stdin=subprocess.PIPE,
@@ -61,6 +79,15 @@ class RankHost:
         self._watcher = threading.Thread(target=self._watch, name="ranks' parent", daemon=True)
         self._watcher.start()
 
+    def wait_listening(self, deadline_s: float) -> int:
+        """Port at which this slot waits for the others; 0 where it does not. Raises as wait_ready."""
+        with self._losing("did not begin"):
+            return self._channel.await_port(deadline_s)
+
+    def introduce(self, peers: Peers) -> None:
+        """Tell the ranks where those of other slots are."""
+        self._channel.introduce(peers)
+
     def wait_ready(self, deadline_s: float) -> None:
         """Return once every rank holds its weights.
 
@@ -71,35 +98,54 @@ class RankHost:
 
     def run_step(self, step: Step) -> list[Sampled]:
         """Compute a step: the tokens drawn, shard by shard. Raises RankLost."""
+        busy = busy_shards(step)
+        self.wait_finished()
+        self.post(encode_step(step, busy), len(busy))
+        return self.wait_answers()
+
+    def wait_finished(self) -> None:
+        """Return when all ranks are through with the last step. Raises RankLost."""
         with self._losing("did not finish a step"):
             self._channel.await_finished(STEP_DEADLINE_S)
-            self._raise_failure()
-            shards = self._channel.post(step)
-            self._raise_failure()
-            self._channel.await_answers(shards, STEP_DEADLINE_S)
+
+    def post(self, words: Words, answers: int) -> None:
+        """Have the ranks compute an encoded step, in which so many shards answer here; the last is finished."""
+        self._channel.post(words, answers)
+
+    def wait_answers(self) -> list[Sampled]:
+        """The tokens drawn here, shard by shard. Raises RankLost."""
+        with self._losing("did not answer a step"):
+            self._channel.await_answers(STEP_DEADLINE_S)
         return self._channel.answers()
 
     def logits(self) -> Logits:
         """Logits of the last step's tokens, row by row, `[tokens, vocabulary]`; with keep="logits" only."""
         return self._channel.logits()
 
+    def expert_rows(self) -> NDArray[np.int64]:
+        """Rows that each rank's experts have computed so far, `[ranks, layer of the stage, local expert]`."""
+        return self._channel.expert_rows
+
+    def times_ns(self) -> NDArray[np.int64]:
+        """Time of each rank in steps, and of that in communication, `[ranks, 2]`."""
+        return self._channel.times_ns
+
     def expert_tokens(self) -> NDArray[np.int64]:
-        """Tokens that each physical expert has computed so far, `[layers, experts]`; zero in dense layers."""
-        plan, rows = self.plan, self._channel.expert_rows
-        layout = self._layout
-        tokens = np.zeros((sum(stage.layers for stage in plan.stages), layout.ep, plan.experts.per_rank), np.int64)
-        for stage in plan.stages:
-            for ep in range(layout.ep):
-                rank = layout.rank(Coordinate(stage.pp, ep, 0))
-                tokens[stage.first_layer : stage.first_layer + stage.layers, ep] = rows[rank, : stage.layers]
-        return tokens.reshape(len(tokens), -1)
+        """See figures.expert_tokens; where all ranks are here."""
+        return figures.expert_tokens(self.plan, self._channel.expert_rows)
 
     def stage_times_s(self) -> NDArray[np.float64]:
-        """Mean over its ranks of the time each stage has spent in steps, and of that in communication, `[pp, 2]`."""
-        times = np.zeros((self._layout.pp, 2))
-        for rank, spent in enumerate(self._channel.times_ns):
-            times[self._layout.coordinate(rank).pp] += spent
-        return times / (self._layout.ep * self._layout.tp) / 1e9
+        """See figures.stage_times_s; where all ranks are here."""
+        return figures.stage_times_s(self.plan, self._channel.times_ns)
+
+    def missing_slots(self) -> Sequence[int]:
+        """None: all ranks are here."""
+        return ()
+
+    def give_up(self, failure: RuntimeFailure) -> None:
+        """Have whoever waits for these ranks, now or later, meet a failure that came from elsewhere."""
+        self._failure = self._failure or failure
+        self._channel.raise_alarm()
 
     def stop(self) -> None:
         """End every rank. Safe to call twice and from another thread; a step in progress raises RankLost there."""
@@ -120,11 +166,6 @@ class RankHost:
         """Process id of the ranks' parent."""
         return self._parent.pid
 
-    @property
-    def _layout(self) -> Layout:
-        degrees = self.plan.degrees
-        return Layout(degrees.ep, degrees.tp, degrees.pp, self.plan.rank_order)
-
     @contextlib.contextmanager
     def _losing(self, what: str) -> Iterator[None]:
         try:
@@ -143,13 +184,8 @@ class RankHost:
         assert self._parent.stdout
         with self._parent.stdout as reports:
             line = reports.readline()
-        self._failure = _failure(Report.from_json(line)) if line else RankLost(None, self._end())
-        self._channel.raise_alarm()
+        self.give_up(failure_of(Report.from_json(line)) if line else RankLost(None, self._end()))
 
     def _end(self) -> str:
         status = self._parent.wait(STOP_DEADLINE_S)
         return f"the ranks' parent process {manner(status)}" if status else "the ranks were stopped"
-
-
-def _failure(report: Report) -> RuntimeFailure:
-    return RanksFailed(report.cause) if report.kind == "failed" else RankLost(report.rank, report.cause)

@@ -1,4 +1,4 @@
-"""A step as 64-bit words, so that each of 128 ranks reads only its own shard's part of it.
+"""A step as 64-bit words, so that each of 128 ranks reads only its own shard's part of it, and each slot gets its own.
 
     number, micro-batches, then for each micro-batch: tokens of each shard [ep], chunks of each shard [ep],
     first word of each shard's chunks [ep]; then the chunks, each of
@@ -9,7 +9,8 @@ Micro-batches without any tokens are left out: no rank has anything to do in the
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import TypeAlias
 
 from moe_runtime.step import Chunk, Sampling, ShardBatch, Step
 
@@ -19,6 +20,7 @@ CHUNK_WORDS = 9
 HEADER_WORDS = 2
 _SEED_MASK = (1 << 63) - 1
 _GREEDY = Sampling()
+Words: TypeAlias = "array[int] | memoryview[int]"
 
 
 def header_words(micro_batches: int, shards: int) -> int:
@@ -26,8 +28,8 @@ def header_words(micro_batches: int, shards: int) -> int:
     return HEADER_WORDS + 3 * micro_batches * shards
 
 
-def encode_step(step: Step) -> "array[int]":
-    """The step as int64 words."""
+def encode_step(step: Step, included: Collection[int]) -> "array[int]":
+    """The step as int64 words, with the chunks of the shards that are included; the others' tokens are counted only."""
     batches = [batch for batch in step.micro_batches if any(batch)]
     shards = len(step.micro_batches[0]) if step.micro_batches else 0
     head = array("q", (step.number, len(batches)))
@@ -35,10 +37,10 @@ def encode_step(step: Step) -> "array[int]":
     start = header_words(len(batches), shards)
     for batch in batches:
         head.extend(sum(len(chunk.tokens) for chunk in chunks) for chunks in batch)
-        head.extend(len(chunks) for chunks in batch)
-        for chunks in batch:
+        head.extend(len(chunks) if shard in included else 0 for shard, chunks in enumerate(batch))
+        for shard, chunks in enumerate(batch):
             head.append(start + len(body))
-            for chunk in chunks:
+            for chunk in chunks if shard in included else ():
                 _append_chunk(body, chunk)
     return head + body
 
@@ -52,6 +54,11 @@ def decode_shard(words: memoryview, shard: int, shards: int) -> list[ShardBatch]
         batches.append(ShardBatch(tuple(words[at : at + shards]), tuple(chunks)))
         at += 3 * shards
     return batches
+
+
+def busy_shards(step: Step) -> set[int]:
+    """Shards that have tokens in a step: each answers."""
+    return {shard for batch in step.micro_batches for shard, chunks in enumerate(batch) if chunks}
 
 
 def _append_chunk(body: "array[int]", chunk: Chunk) -> None:
