@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from moe_operator.api import Api, ApiError, RefusedError
+from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
 from moe_operator.probe import Prober, Target
@@ -45,6 +45,8 @@ RESYNC_S = 600.0
 LIST_AGAIN_S = 1.0
 CONFIG_READ_AGAIN_S = 10.0
 STRANGER_READ_AGAIN_S = 30.0
+TOLD_AFTER_TURNS = 3
+"""A write that the API server fails to do is told in the status when so many turns have failed."""
 GATHER_S = 0.3
 """News of pods that start come close together: one turn and one status for those of this time."""
 DEPLOYMENT = "MoEDeployment"
@@ -207,6 +209,10 @@ class Controller:
             # the same write would be refused again: give back what half a replica holds, and say why
             await self._give_back(key, deployment, error)
             raise
+        except UnavailableError as error:
+            if error.status >= 500 and self.queue.failures(key) >= TOLD_AFTER_TURNS:
+                await self._tell(key, *await self._decide(key, deployment, failing=str(error)))
+            raise
         await self._tell(key, view, decision)
         self._absent.pop(key, None)
         polls = CONFIG_READ_AGAIN_S if key in self._configs else None
@@ -214,12 +220,12 @@ class Controller:
         return again_after_s, bool(decision.stages)
 
     async def _give_back(self, key: Key, deployment: Object, error: RefusedError) -> None:
-        view, decision = await self._decide(key, deployment, str(error))
+        view, decision = await self._decide(key, deployment, refused=str(error))
         if await self._carry_out(key, decision):
             await self._tell(key, view, decision)
 
-    async def _decide(self, key: Key, deployment: Object, refused: str | None = None) -> tuple[View, Decision]:
-        view = replace(await self._view(key, deployment), refused=refused)
+    async def _decide(self, key: Key, deployment: Object, **trouble: str) -> tuple[View, Decision]:
+        view = replace(await self._view(key, deployment), **trouble)
         began = time.monotonic()
         decision = await asyncio.get_running_loop().run_in_executor(self._thread, self.decide, view)
         self.counters.deciding_s += time.monotonic() - began

@@ -81,6 +81,10 @@ class WorkQueue(Generic[Key]):
         self.add(key, now + delay)
         return delay
 
+    def failures(self, key: Key) -> int:
+        """How many turns of a key have failed since one went well."""
+        return self._failures.get(key, 0)
+
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a key that is gone."""
         self._failures.pop(key, None)

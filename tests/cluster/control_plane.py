@@ -154,7 +154,7 @@ def _apiserver_flags(folder: Path, port: int, etcd_port: int) -> list[str]:
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={folder}/sa.pub",
         f"--service-account-signing-key-file={folder}/sa.key",
-        "--service-cluster-ip-range=10.0.0.0/24",
+        "--service-cluster-ip-range=10.0.0.0/16",
         "--authorization-mode=Node,RBAC",
         "--allow-privileged",
         "--endpoint-reconciler-type=none",

@@ -139,6 +139,21 @@ def assert_quiet(between: Proxy, ground: Ground, operator: Operator) -> None:
     assert not [path for path in paths if path.rpartition("/")[2].startswith("m-") or path.endswith("/m/status")]
 
 
+def test_a_write_that_fails_for_long_is_told_and_made_once_it_can_be(
+    between: Proxy, ground: Ground, tmp_path: Path
+) -> None:
+    broken = refusal(500, "InternalError")
+    between.fault = lambda r: broken if r.is_write and "/services/" in r.path else None
+    with running(ground.plane, tmp_path, url=between.url) as operator:
+        ground.apply(ground.deployment())
+        eventually(lambda: ground.condition("Reconciling")[1] == "WriteFailing", operator.log)
+        assert "/services/m" in ground.condition("Ready")[2]
+        assert "HTTP 500: InternalError of the test" in ground.condition("Ready")[2]
+        assert not ground.pods()
+        between.fault = lambda _: None
+        wait(lambda: ground.wait_ready(1), operator)
+
+
 def test_a_rotated_token_is_read_anew(between: Proxy, ground: Ground, tmp_path: Path) -> None:
     with running(ground.plane, tmp_path, url=between.url) as operator:
         ground.apply(ground.deployment())

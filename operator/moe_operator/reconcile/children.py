@@ -56,13 +56,13 @@ def observe_objects(view: View) -> Observed:
 
 def deployment_children(deployment: Object, revision: Revision, held: Mapping[str, Object]) -> tuple[Object, ...]:
     """ServiceAccount, Service and plan. A plan that is held already keeps its data, since it is immutable."""
-    wanted = _deployment_children(_metadata(deployment), revision)
+    wanted: list[Object] = json.loads(_deployment_children(_metadata(deployment), revision))
     return tuple({**obj, "data": held[objects.name(obj)]["data"]} if _is_held(obj, held) else obj for obj in wanted)
 
 
 def replica_children(deployment: Object, revision: Revision, index: int, served: frozenset[str]) -> tuple[Object, ...]:
     """What a replica has beside its record and pods."""
-    return _replica_children(_metadata(deployment), revision, index, served)
+    return tuple(json.loads(_replica_children(_metadata(deployment), revision, index, served)))
 
 
 def record_holder(deployment: Object, revision: Revision, index: int, record: Record) -> Object:
@@ -96,17 +96,19 @@ def plans_held(mine: Iterable[Object]) -> dict[str, Object]:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _deployment_children(metadata: str, revision: Revision) -> tuple[Object, ...]:
+def _deployment_children(metadata: str, revision: Revision) -> str:
+    """As text, which takes an eighth of the memory of objects."""
     plan = json.dumps(revision.plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return tuple(_stamped(obj) for obj in render.deployment_children(_given(metadata, revision), revision.plan, plan))
+    return _remembered(render.deployment_children(_given(metadata, revision), revision.plan, plan))
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _replica_children(metadata: str, revision: Revision, index: int, served: frozenset[str]) -> tuple[Object, ...]:
-    return tuple(
-        _stamped(obj)
-        for obj in render.replica_children(_given(metadata, revision), revision.plan, index, served=served)
-    )
+def _replica_children(metadata: str, revision: Revision, index: int, served: frozenset[str]) -> str:
+    return _remembered(render.replica_children(_given(metadata, revision), revision.plan, index, served=served))
+
+
+def _remembered(rendered: Iterable[Object]) -> str:
+    return json.dumps([_stamped(obj) for obj in rendered], separators=(",", ":"))
 
 
 def _metadata(deployment: Object) -> str:

@@ -119,6 +119,8 @@ def _surge_without_room(picture: Picture) -> str | None:
 
 def _progress(picture: Picture) -> Iterator[Finding]:
     """What is under way, the most telling first."""
+    if picture.view.failing is not None:
+        yield Finding("WriteFailing", f"tried again and again: {picture.view.failing}")
     if picture.paused and (picture.unfinished or picture.outdated):
         yield Finding("Paused", "paused by an annotation with work left to do; remove it to go on")
     if picture.taken:

@@ -18,7 +18,7 @@ from moe_operator.reconcile.objects import PAUSED, annotations, terminating
 from moe_operator.reconcile.picture import Picture
 from moe_operator.reconcile.placing import Ground
 from moe_operator.reconcile.replicas import SHORT, Replica, observe
-from moe_operator.reconcile.revisions import Revision, held_revisions, prove
+from moe_operator.reconcile.revisions import Revision, known_revisions, prove
 from moe_operator.reconcile.rollout import Standing, next_step
 from moe_operator.reconcile.summary import summarise
 from moe_plan.errors import ManifestError, Violation
@@ -87,9 +87,7 @@ def _config_missing(source: Mapping[str, object]) -> Violation:
 
 def _scene(view: View, observed: Observed, current: Revision | None) -> Scene:
     mine = observed.mine
-    revisions = held_revisions(view.deployment, mine)
-    if current is not None:
-        revisions[current.hash] = current
+    revisions = known_revisions(view.deployment, mine, current)
     replicas = observe(view, mine, revisions)
     return Scene(view, observed, revisions, replicas, Ground(view, replicas), current.spec if current else None)
 

@@ -48,6 +48,8 @@ class View:
     refused: str | None = None
     """What the API server said when it has just refused a write for good (invalid, forbidden, over a quota). Such a
     decision makes no pods: it gives back what half a replica holds, and says so in the status."""
+    failing: str | None = None
+    """What the API server says to a write that has failed again and again, though it may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from moe_operator.manifests import violations
 from moe_operator.manifests.merge import merge
-from moe_operator.manifests.render import rendered_slots
+from moe_operator.manifests.render import plan_name, rendered_slots
 from moe_operator.placement import pod_requests
 from moe_operator.reconcile.model import Object
 from moe_plan.errors import ManifestError, Violation
@@ -98,16 +98,17 @@ def ordered(requests: Mapping[str, int]) -> Requests:
     return tuple(sorted(requests.items()))
 
 
-def held_revisions(deployment: Object, children: Iterable[Object]) -> dict[str, Revision]:
-    """Revisions of the plan ConfigMaps, by hash. One that cannot be read any more is left out."""
-    found = {}
+def known_revisions(deployment: Object, children: Iterable[Object], current: Revision | None) -> dict[str, Revision]:
+    """Today's revision and those of the plan ConfigMaps, by hash. One that cannot be read any more is left out."""
+    found = {} if current is None else {current.hash: current}
+    todays = None if current is None else plan_name(deployment, current.plan)
     for child in children:
         data = child.get("data") or {}
-        if child.get("kind") == "ConfigMap" and PLAN_KEY in data:
+        if child.get("kind") == "ConfigMap" and PLAN_KEY in data and child["metadata"]["name"] != todays:
             written = data.get(SPEC_KEY) or _json(deployment.get("spec"))
             revision = _read(deployment["metadata"]["name"], data[PLAN_KEY], written)
             if revision is not None:
-                found[revision.hash] = revision
+                found.setdefault(revision.hash, revision)
     return found
 
 
