@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby, islice
 
 from moe_plan.rules import MAX_WORLD, divisors, expert_rules, valid_tp
-from moe_plan.search import Choice, Domain, choices, forecasts, merit
+from moe_plan.search import Choice, Domain, Forecast, choices, forecasts, merit
 from moe_plan.spec import MAX_GPUS
 from moe_plan.subject import Subject
 
@@ -19,20 +19,24 @@ def nearest(subject: Subject) -> tuple[str, ...]:
     A degree that is auto counts as unchanged whatever it becomes. Classes of equally near layouts are worked out one
     after the other, so that few need a prediction.
     """
-    return tuple(_describe(subject, choice) for choice in islice(_nearest_first(subject), SHOWN))
+    return tuple(_describe(subject, found.draft.choice) for found in neighbours(subject))
 
 
-def _nearest_first(subject: Subject) -> Iterator[Choice]:
+def neighbours(subject: Subject) -> tuple[Forecast, ...]:
+    """The same layouts with what is predicted of them."""
+    return tuple(islice(_nearest_first(subject), SHOWN))
+
+
+def _nearest_first(subject: Subject) -> Iterator[Forecast]:
     target = _target_gpus(subject)
     most = min(MAX_WORLD, max(MAX_GPUS, 2 * target)) if target <= MAX_WORLD else MAX_GPUS
 
     def distance(choice: Choice) -> tuple[int, float]:
-        return _changed(subject, choice), round(abs(math.log(choice.layout.world / target)), 9)
+        return changed_fields(subject, choice), round(abs(math.log(choice.layout.world / target)), 9)
 
     candidates = sorted(choices(subject, _domain(subject), most), key=distance)
     for _, near in groupby(candidates, key=distance):
-        for found in sorted(forecasts(subject, near), key=lambda found: merit(subject, found)):
-            yield found.draft.choice
+        yield from sorted(forecasts(subject, near), key=lambda found: merit(subject, found))
 
 
 def _domain(subject: Subject) -> Domain:
@@ -58,7 +62,7 @@ def _redundancies(subject: Subject, ep: int) -> tuple[int, ...]:
     return tuple(r for r in dict.fromkeys(tried) if r >= 0 and not any(expert_rules(subject, ep, r)))
 
 
-def _changed(subject: Subject, choice: Choice) -> int:
+def changed_fields(subject: Subject, choice: Choice) -> int:
     """Fields of the manifest that must change for this choice."""
     parallelism, layout = subject.spec.parallelism, choice.layout
     degrees = ((parallelism.ep, layout.ep), (parallelism.tp, layout.tp), (parallelism.pp, layout.pp))

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
+from moe_plan.engines import FIELD as ENGINE
+from moe_plan.engines import engine_rules, engines
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.layout import Layout
 from moe_plan.nearest import nearest
@@ -13,18 +14,7 @@ from moe_plan.notices import notices
 from moe_plan.parameters import active_params, total_params
 from moe_plan.plan import Degrees, Plan, PlannedHardware, PlannedModel
 from moe_plan.rules import expert_rules, memory_rules, request_rules, stage_rules, tensor_rules, world_rules
-from moe_plan.search import (
-    Choice,
-    Forecast,
-    choices,
-    forecast,
-    forecasts,
-    free_domain,
-    merit,
-    room,
-    shortfall,
-    work_out,
-)
+from moe_plan.search.choice import Choice, Forecast, forecast, room, work_out
 from moe_plan.spec import MAX_GPUS, MoEDeployment
 from moe_plan.subject import Subject, resolve
 from moe_plan.units import format_seconds
@@ -44,8 +34,16 @@ def make_plan(
     """
     subject = resolve(deployment, config)
     _refuse(subject, _degree_rules(subject))
-    found = _explicit(subject, stage_layers) if _is_explicit(subject) else _search(subject)
+    found = _explicit(subject, stage_layers) if is_explicit(subject) else _search(subject)
     return _sum_up(subject, found)
+
+
+def reasons(subject: Subject) -> tuple[Violation, ...]:
+    """Why a manifest with explicit degrees has no plan; none where it has one."""
+    found = _degree_rules(subject)
+    if not found and is_explicit(subject):
+        found = list(memory_rules(subject, work_out(subject, explicit_choice(subject)).memory))
+    return tuple(found)
 
 
 def _degree_rules(subject: Subject) -> list[Violation]:
@@ -60,7 +58,8 @@ def _degree_rules(subject: Subject) -> list[Violation]:
     if pp != "auto":
         found += stage_rules(subject, pp)
     if ep != "auto" and tp != "auto" and pp != "auto":
-        found += world_rules(subject, Layout(ep, tp, pp, parallelism.rank_order))
+        layout = Layout(ep, tp, pp, parallelism.rank_order)
+        found += [*world_rules(subject, layout), *engine_rules(subject, layout, parallelism.redundant_experts)]
     else:
         found += _auto_rules(subject)
     return found
@@ -86,59 +85,61 @@ def _refuse(subject: Subject, violations: list[Violation]) -> None:
     """Raise ManifestError if anything is wrong, with the nearest layouts if the layout is."""
     if not violations:
         return
-    of_layout = any(violation.field.startswith("spec.parallelism") for violation in violations)
+    of_layout = any(violation.field.startswith(("spec.parallelism", ENGINE)) for violation in violations)
     undecided = any(violation.code == "GpusOrTargetsNeeded" for violation in violations)
     raise ManifestError(tuple(violations), nearest(subject) if of_layout and not undecided else ())
 
 
-def _is_explicit(subject: Subject) -> bool:
+def is_explicit(subject: Subject) -> bool:
+    """Whether no degree is auto."""
     parallelism = subject.spec.parallelism
     return "auto" not in (parallelism.ep, parallelism.tp, parallelism.pp)
 
 
-def _explicit(subject: Subject, stage_layers: Sequence[int] | None) -> Forecast:
-    """The layout as given, once its memory is proved."""
+def explicit_choice(subject: Subject) -> Choice:
+    """The layout as given, no degree of which is auto."""
     parallelism = subject.spec.parallelism
     ep, tp, pp = parallelism.ep, parallelism.tp, parallelism.pp
     assert ep != "auto"
     assert tp != "auto"
     assert pp != "auto"
-    choice = Choice(Layout(ep, tp, pp, parallelism.rank_order), parallelism.redundant_experts)
-    draft = work_out(subject, choice, stage_layers)
+    return Choice(Layout(ep, tp, pp, parallelism.rank_order), parallelism.redundant_experts)
+
+
+def _explicit(subject: Subject, stage_layers: Sequence[int] | None) -> Forecast:
+    """The layout as given, once its memory is proved."""
+    draft = work_out(subject, explicit_choice(subject), stage_layers)
     _refuse(subject, list(memory_rules(subject, draft.memory)))
     return forecast(subject, draft)
 
 
 def _search(subject: Subject) -> Forecast:
     """The best layout within gpus; without gpus, the best of the fewest GPUs that meet the targets."""
-    gpus = subject.spec.parallelism.gpus
+    from moe_plan.search.find import search  # noqa: PLC0415  # numpy, which an explicit layout does without
+    from moe_plan.search.space import FIELDS, space  # noqa: PLC0415  # as above
+
+    gpus, replicas = subject.spec.parallelism.gpus, max(1, subject.spec.replicas)
     most = MAX_GPUS if gpus is None else min(gpus, MAX_GPUS)
-    candidates = sorted(choices(subject, free_domain(subject), most), key=_world)
-    best: Forecast | None = None
-    for _, same_world in groupby(candidates, key=_world):
-        found = [*forecasts(subject, same_world), *([best] if best else [])]
-        best = min(found, key=lambda forecast: merit(subject, forecast), default=None)
-        if gpus is None and best is not None and shortfall(subject, best) == 0:
-            return best
+    found = search(subject, space(subject, most * replicas, FIELDS))
+    best, fewest = found.best, found.fewest
     if best is None:
         _refuse(subject, [_none_fits(subject, most)])
-    elif gpus is None:
-        raise ManifestError((_targets_missed(subject, best),))
     assert best is not None
-    return best
-
-
-def _world(choice: Choice) -> int:
-    return choice.layout.world
+    chosen = best if gpus is not None or fewest is None else fewest
+    predicted = forecast(subject, work_out(subject, found.workload.choice(chosen)))
+    if gpus is None and fewest is None:
+        raise ManifestError((_targets_missed(subject, predicted),))
+    return predicted
 
 
 def _none_fits(subject: Subject, most: int) -> Violation:
-    hardware = subject.hardware
+    hardware, engine = subject.hardware, engines().get(subject.spec.runtime.engine)
+    expressed = f", and is one that {engine.title} can express" if engine else ""
     return Violation(
         "spec.parallelism.gpus" if subject.spec.parallelism.gpus is not None else "spec.parallelism",
         "NoLayoutFits",
         f"no layout of up to {most:,} {hardware.name} GPUs, {hardware.gpus_per_node} a node, both splits "
-        f"{subject.shape.name} evenly and holds it",
+        f"{subject.shape.name} evenly and holds it{expressed}",
     )
 
 

@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +14,8 @@ from moe_plan.errors import ManifestError, Violation
 if TYPE_CHECKING:
     from moe_plan.plan import Plan
     from moe_plan.spec import MoEDeployment
+
+Answer = TypeVar("Answer")
 
 
 class Output(StrEnum):
@@ -63,30 +66,35 @@ def plan(
 
 def prove_all(filename: str, config: Path | None) -> list[tuple["MoEDeployment", "Plan"]]:
     """Deployment and plan of every MoEDeployment in a file. Raises ManifestError with the reasons of all that fail."""
+    from moe_plan.planner import make_plan
+
+    return answer_all(
+        filename, config, lambda deployment, config_json: (deployment, make_plan(deployment, config_json))
+    )
+
+
+def answer_all(filename: str, config: Path | None, answer: Callable[["MoEDeployment", Any], Answer]) -> list[Answer]:
+    """An answer for every MoEDeployment in a file, asked with the content of the file that holds its config.json.
+
+    Raises ManifestError with the reasons of all that fail.
+    """
     from moe_operator.cli.documents import parse, parse_value, read_text
+    from moe_plan.manifest import parse_deployment
 
     origin, text = read_text(filename)
     documents = parse(text, origin)
     config_json = None if config is None else parse_value(config.read_text(), str(config))
-    proved, violations, nearest = [], [], []
+    answers, violations, nearest = [], [], []
     for document in documents:
         try:
-            proved.append(_prove(document.data, config_json))
+            answers.append(answer(parse_deployment(document.data), config_json))
         except ManifestError as error:
             prefix = f"{document.origin}: " if len(documents) == 1 else f"{document.origin}: {document.name}: "
             violations += [Violation(prefix + v.field, v.code, v.message, v.remedy) for v in error.violations]
             nearest += [layout if len(documents) == 1 else f"{document.name}: {layout}" for layout in error.nearest]
     if violations:
         raise ManifestError(tuple(violations), tuple(nearest))
-    return proved
-
-
-def _prove(data: Any, config: Any) -> tuple["MoEDeployment", "Plan"]:
-    from moe_plan.manifest import parse_deployment
-    from moe_plan.planner import make_plan
-
-    deployment = parse_deployment(data)
-    return deployment, make_plan(deployment, config)
+    return answers
 
 
 def _print_tables(plans: "list[Plan]") -> None:

@@ -6,7 +6,7 @@ are worked out.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from moe_plan.cost import predict
 from moe_plan.cost.constants import constants
@@ -17,6 +17,9 @@ from moe_plan.plan import ExpertMap, KvCache, Prediction, Stage, StageMemory
 from moe_plan.rules import divisors, expert_rules, valid_tp
 from moe_plan.stages import balance, layer_costs, make_stages, stage_costs
 from moe_plan.subject import Subject
+
+Miss = Literal["concurrency", "ttft", "tpot"]
+"""What of a workload can be missed."""
 
 
 class Choice(NamedTuple):
@@ -120,6 +123,8 @@ def forecast(subject: Subject, draft: Draft) -> Forecast:
             max(1, spec.replicas),
             micro_batches,
             kv,
+            spec.runtime.engine,
+            subject.limits.max_batch_tokens,
         )
         return Forecast(draft, kv, micro_batches, prediction)
 
@@ -146,13 +151,20 @@ def merit(subject: Subject, found: Forecast) -> tuple[float, ...]:
 
 def shortfall(subject: Subject, found: Forecast) -> float:
     """By what factor the worst of the workload's targets is missed, less one; 0 when all are met."""
-    workload = subject.spec.workload
-    misses = [] if workload.mode == "training" else [workload.concurrency / max(room(subject, found), 0.5)]
+    return max(0.0, max((miss for _, miss in misses(subject, found)), default=0.0) - 1)
+
+
+def misses(subject: Subject, found: Forecast) -> list[tuple[Miss, float]]:
+    """For each of the workload's targets, and for its requests, the factor by which it is missed: above 1 it is."""
+    workload, prediction = subject.spec.workload, found.prediction
+    factors: list[tuple[Miss, float]] = []
+    if workload.mode != "training":
+        factors.append(("concurrency", workload.concurrency / max(room(subject, found), 0.5)))
     if workload.ttft is not None:
-        misses.append(found.prediction.ttft / workload.ttft)
+        factors.append(("ttft", prediction.ttft / workload.ttft))
     if workload.tpot is not None:
-        misses.append(found.prediction.tpot / workload.tpot)
-    return max(0.0, max(misses, default=0.0) - 1)
+        factors.append(("tpot", prediction.tpot / workload.tpot))
+    return factors
 
 
 def room(subject: Subject, found: Forecast) -> int:

@@ -1,4 +1,4 @@
-"""Every layout that the algebra allows, in columns, with what its stages hold and how many requests fit."""
+"""Every layout that the algebra allows, in columns, with what its stages hold and how many requests its caches hold."""
 
 from dataclasses import dataclass, fields
 
@@ -9,6 +9,7 @@ from moe_plan.cost.constants import constants
 from moe_plan.memory import Held, requests_held, stage_sizes
 from moe_plan.search.pipeline import StageColumns, stage_columns
 from moe_plan.search.space import Space
+from moe_plan.spec import Workload
 from moe_plan.stages import layer_costs
 from moe_plan.subject import Subject
 
@@ -40,14 +41,18 @@ class Layouts:
 
 @dataclass(frozen=True, slots=True)
 class Dealt:
-    """Layouts that fit, dealt over their ranks."""
+    """Candidates dealt over their ranks."""
 
     layouts: Layouts
     stages: StageColumns
     busiest: NDArray[np.float64]
     """Share of a layer's routed tokens that the busiest rank computes."""
     kv_requests: Ints
-    """Requests of the workload's length that the KV cache of a shard holds."""
+    """Requests of the workload's length that the KV cache of a shard holds; 0 where a stage does not fit."""
+    kv_requests_full: Ints
+    """The same beside the buffers that any number of requests at once may need."""
+    fits: NDArray[np.bool_]
+    """Whether every stage is within the usable memory."""
 
 
 def layouts(subject: Subject, space: Space) -> Layouts:
@@ -80,14 +85,16 @@ def with_more_copies(subject: Subject, space: Space, base: Layouts) -> Layouts:
 
 
 def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
-    """Stages, experts and memory of candidates; those that do not fit are left out."""
+    """Stages, experts and memory of candidates."""
     keys = np.stack([candidates.tp, candidates.per_rank, candidates.pp])
     distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
     stages = stage_columns(subject, *distinct).take(inverse.ravel())
     busiest = busiest_columns(subject.experts, candidates.ep, candidates.per_rank)
-    fit, requests = _requests(subject, candidates, stages, busiest)
-    rows = np.flatnonzero(fit)
-    return Dealt(candidates.take(rows), stages.take(rows), busiest[rows], requests[rows])
+    workload = subject.spec.workload
+    crowd = workload.model_copy(update={"concurrency": max(workload.concurrency, subject.limits.max_batch_tokens)})
+    fits, requests = _requests(subject, candidates, stages, busiest, workload)
+    _, full = _requests(subject, candidates, stages, busiest, crowd)
+    return Dealt(candidates, stages, busiest, requests, full, fits)
 
 
 def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> NDArray[np.float64]:
@@ -124,10 +131,10 @@ def _weights_may_fit(subject: Subject, candidates: Layouts) -> NDArray[np.bool_]
 
 
 def _requests(
-    subject: Subject, candidates: Layouts, stages: StageColumns, busiest: NDArray[np.float64]
+    subject: Subject, candidates: Layouts, stages: StageColumns, busiest: NDArray[np.float64], workload: Workload
 ) -> tuple[NDArray[np.bool_], Ints]:
     """Whether every stage fits, and the requests that the KV cache of a shard holds."""
-    shape, hardware, workload = subject.shape, subject.hardware, subject.spec.workload
+    shape, hardware = subject.shape, subject.hardware
     fit = np.ones(len(candidates), dtype=np.bool_)
     requests = np.full(len(candidates), np.inf)
     for counts, embedding, head in zip(stages.counts, stages.embedding, stages.head, strict=True):
@@ -146,4 +153,4 @@ def _requests(
         fit &= sum(sizes.values()) <= hardware.usable_bytes
         held = requests_held(shape, stage, sizes["kv_cache"], workload, subject.kv_cache_dtype)
         requests = np.minimum(requests, held)
-    return fit, requests.astype(np.int64)
+    return fit, np.where(fit, requests, 0).astype(np.int64)

@@ -1,6 +1,7 @@
 """Which links the groups of many layouts span, and which rank orders make a difference."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -82,26 +83,33 @@ def _together_of_few(span: Ints, stride: Ints, extent: Ints, spans: Ints, block:
     return found
 
 
-def order_columns(
-    orders: Sequence[Order], degrees: dict[Dimension, Ints], hardware: Hardware, parted: Parted
-) -> list[tuple[Order, Ints, dict[Dimension, Ints]]]:
-    """For each rank order the candidates that it suits, and their fanouts `[tiers, candidates]`.
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Candidates in rank orders, `[pairs]` each."""
+
+    candidate: Ints
+    order: Ints
+    """Index into the rank orders."""
+    fanouts: dict[Dimension, Ints]
+    """As `fanouts` gives, `[tiers, pairs]`."""
+
+
+def in_orders(orders: Sequence[Order], degrees: dict[Dimension, Ints], hardware: Hardware, parted: Parted) -> Ordered:
+    """Each candidate in each rank order that suits it.
 
     An order suits a candidate unless it parts tp groups that must not be parted, or gives the fanouts of an order
     before it: a prediction depends on the order only through the fanouts, and memory not at all.
     """
-    found: list[tuple[Order, Ints, dict[Dimension, Ints]]] = []
-    seen: list[NDArray[np.int64]] = []
-    for order in orders:
-        over = fanouts(order, degrees, hardware)
-        key = np.concatenate([over[dimension] for dimension in DIMENSIONS])
-        suits = np.ones(key.shape[1], dtype=np.bool_)
+    over = [fanouts(order, degrees, hardware) for order in orders]
+    keys = [np.concatenate([each[dimension] for dimension in DIMENSIONS]) for each in over]
+    suits = np.ones((len(orders), len(degrees["tp"])), dtype=np.bool_)
+    for number, order in enumerate(orders):
         if parted == "never":
-            suits = ~tp_is_parted(order, degrees, hardware.gpus_per_node)
-        for other in seen:
-            suits &= (key != other).any(axis=0)
-        seen.append(np.where(suits, key, 0))
-        rows = np.flatnonzero(suits)
-        if len(rows):
-            found.append((order, rows, {dimension: tiers[:, rows] for dimension, tiers in over.items()}))
-    return found
+            suits[number] = ~tp_is_parted(order, degrees, hardware.gpus_per_node)
+        for before in range(number):
+            suits[number] &= ~suits[before] | (keys[number] != keys[before]).any(axis=0)
+    candidate, number = np.nonzero(suits.T)
+    found = {
+        dimension: np.stack([each[dimension] for each in over])[number, :, candidate].T for dimension in DIMENSIONS
+    }
+    return Ordered(candidate, number, found)

@@ -78,7 +78,7 @@ class _Balance:
         self.rows, self.layers = costs.shape
         self.order = np.argsort(-stages, kind="stable")
         self.stages = stages[self.order]
-        self.most = int(self.stages[0]) if self.rows else 0
+        self.most = int(self.stages.max(initial=1))
         self.sums = np.zeros((self.rows, self.layers + 1), dtype=np.int64)
         np.cumsum(costs[self.order], axis=1, out=self.sums[:, 1:])
         self.total = self.sums[:, -1].copy()

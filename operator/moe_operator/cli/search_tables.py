@@ -1,0 +1,117 @@
+"""What a search found as lines of text that fit a terminal of 100 columns."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from moe_operator.cli.tables import WIDTH, table
+from moe_plan.units import format_seconds
+
+if TYPE_CHECKING:
+    from moe_plan.search.result import Found, SearchResult, Written
+
+_HEADER = ("ep", "tp", "pp", "copies", "×", "GPUs", "requests", "TTFT", "TPOT", "tokens/s", "a GPU")
+
+_FRONT = 12
+"""Points of the front that a table shows."""
+
+
+def search_lines(result: "SearchResult") -> list[str]:
+    """What a person wants to know of a search."""
+    return [
+        *_head(result),
+        "",
+        *_best(result),
+        "",
+        *_runners_up(result),
+        "",
+        *_front(result),
+        *_written(result.written),
+    ]
+
+
+def _head(result: "SearchResult") -> list[str]:
+    load = result.workload
+    targets = [
+        f"{name} {format_seconds(seconds)}" for name, seconds in (("TTFT", load.ttft), ("TPOT", load.tpot)) if seconds
+    ]
+    kept = f"; kept as written: {', '.join(result.kept)}" if result.kept else ""
+    return [
+        f"{result.name}: {result.model} on up to {result.max_gpus:,} {result.hardware} GPUs, engine {result.engine}",
+        f"  looked at {result.counts.layouts:,} layouts that fit, in {result.counts.loads:,} predictions{kept}",
+        f"  workload: {load.concurrency:,} requests at once, {load.input_tokens:,} tokens in and "
+        f"{load.output_tokens:,} out; {'targets ' + ', '.join(targets) if targets else 'no targets'}",
+    ]
+
+
+def _best(result: "SearchResult") -> list[str]:
+    named = [
+        ("most tokens/s", result.best),
+        ("fewest GPUs", result.fewest),
+        ("at its densest", result.densest),
+        ("as written", result.written.layout if result.written else None),
+    ]
+    rows = [(name, *_cells(found)) for name, found in named if found is not None]
+    return [*table(rows, header=("within the targets", *_HEADER)), *_details(result.best)]
+
+
+def _details(best: "Found") -> list[str]:
+    order = ", ".join(best.rank_order)
+    return [f"most tokens/s with rankOrder [{order}] and {best.micro_batches} micro-batches a step"]
+
+
+def _runners_up(result: "SearchResult") -> Iterator[str]:
+    rows = table(
+        ((f"{number}.", *_cells(found)) for number, found in enumerate(result.runners_up, start=2)),
+        header=("runner-up", *_HEADER),
+    )
+    yield from rows[:2]
+    for row, found in zip(rows[2:], result.runners_up, strict=True):
+        yield row
+        yield f"    {found.loses}"
+
+
+def _front(result: "SearchResult") -> list[str]:
+    points = _spread(result.front)
+    told = f"{len(points)} of {len(result.front)}" if len(points) < len(result.front) else "all"
+    rows = [("✓" if found.meets else "", *_cells(found)) for found in points]
+    return [
+        f"the front at any load, {told} of its points: none has more tokens/s a GPU with as short a TTFT and TPOT",
+        *table(rows, header=("meets", *_HEADER)),
+    ]
+
+
+def _spread(points: "Sequence[Found]") -> "list[Found]":
+    """The first, the last and evenly many between."""
+    if len(points) <= _FRONT:
+        return list(points)
+    return [points[round(i * (len(points) - 1) / (_FRONT - 1))] for i in range(_FRONT)]
+
+
+def _written(written: "Written | None") -> Iterator[str]:
+    if written is None:
+        return
+    if written.layout is not None:
+        loses = written.layout.loses
+        yield from ["", f"as written: {loses}" if loses else "as written it is the best"]
+        return
+    yield ""
+    for violation in written.violations:
+        yield from textwrap.wrap(f"not valid as written: {violation}", WIDTH, subsequent_indent="  ")
+    if written.neighbours:
+        rows = [(f"{max(0.0, near.loss):.1%}", *_cells(near)) for near in written.neighbours]
+        yield from table(rows, header=("loss of the nearest valid", *_HEADER))
+
+
+def _cells(found: "Found") -> tuple[str, ...]:
+    return (
+        *(str(degree) for degree in (found.ep, found.tp, found.pp)),
+        str(found.redundant_experts or "–"),
+        str(found.replicas),
+        f"{found.gpus:,}",
+        f"{found.concurrency:,}",
+        format_seconds(found.ttft),
+        format_seconds(found.tpot),
+        f"{found.tokens_per_s:,.0f}",
+        f"{found.tokens_per_s_per_gpu:,.1f}",
+    )
