@@ -35,10 +35,10 @@ _FLOAT32_BYTES = ELEMENT_BYTES["float32"]
 
 @dataclass(frozen=True)
 class Held:
-    """What a rank of a stage holds; all but tp may be columns."""
+    """What a rank of a stage holds; columns where there are many candidates."""
 
     ep: Column
-    tp: int
+    tp: Column
     pp: Column
     experts: int
     """Logical experts."""
@@ -216,7 +216,7 @@ class _Cache:
         return cls.of_layers(shape, stage.tp, stage.counts, dtype, length)
 
     @classmethod
-    def of_layers(cls, shape: ModelShape, tp: int, counts: dict[int, Column], dtype: str, length: int) -> "_Cache":
+    def of_layers(cls, shape: ModelShape, tp: Column, counts: dict[int, Column], dtype: str, length: int) -> "_Cache":
         element, kinds = ELEMENT_BYTES[dtype], layer_kinds(shape)
         counted = [(kinds[kind].attention, count) for kind, count in counts.items()]
         return cls(
@@ -270,7 +270,7 @@ def _activations(shape: ModelShape, stage: Held, limits: Limits, workload: Workl
     return elements * ELEMENT_BYTES[shape.formats.compute] + logits * _FLOAT32_BYTES
 
 
-def _attention_elements(attention: Attention, tp: int, limits: Limits) -> int:
+def _attention_elements(attention: Attention, tp: Column, limits: Limits) -> Column:
     """Elements of queries, keys, values and output on one tp rank."""
     heads = ceil_div(attention.heads, tp) + ceil_div(attention.kv_heads, tp)
     return limits.max_batch_tokens * heads * (attention.qk_dim + attention.v_dim)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from moe_plan.cost import predict
 from moe_plan.cost.constants import constants
+from moe_plan.engines import expressible
 from moe_plan.experts import deal
 from moe_plan.layout import Layout
 from moe_plan.memory import kv_cache, stage_memory
@@ -86,7 +87,7 @@ def choices(subject: Subject, domain: Domain, max_gpus: int) -> Iterator[Choice]
                 if world > per_node and world % per_node:
                     continue
                 choice = Choice(Layout(ep, tp, pp, order), redundant)
-                if _tp_is_placed(subject, choice.layout) and _weights_may_fit(subject, choice):
+                if _is_placed(subject, choice) and _weights_may_fit(subject, choice):
                     yield choice
 
 
@@ -172,9 +173,11 @@ def room(subject: Subject, found: Forecast) -> int:
     return found.kv.requests_per_shard * found.draft.choice.layout.ep * max(1, subject.spec.replicas)
 
 
-def _tp_is_placed(subject: Subject, layout: Layout) -> bool:
-    allowed = subject.spec.parallelism.allow_cross_node_tensor_parallel
-    return allowed or not layout.crosses_nodes("tp", subject.hardware.gpus_per_node)
+def _is_placed(subject: Subject, choice: Choice) -> bool:
+    """Whether tp groups lie where they may, and the engine can express the layout."""
+    layout, allowed = choice.layout, subject.spec.parallelism.allow_cross_node_tensor_parallel
+    placed = allowed or not layout.crosses_nodes("tp", subject.hardware.gpus_per_node)
+    return placed and expressible(subject, layout, choice.redundant)
 
 
 def _each_layer_may_fit(subject: Subject, choice: Choice) -> bool:
@@ -194,7 +197,7 @@ def _weights_may_fit(subject: Subject, choice: Choice) -> bool:
     if subject.spec.workload.mode == "training":
         widest = max(formats.experts.bytes_per_param, formats.linear.bytes_per_param, formats.other.bytes_per_param)
         least *= 1 + (constants().gradient_bytes + constants().optimizer_bytes) / widest
-    return least <= subject.hardware.usable_bytes
+    return bool(least <= subject.hardware.usable_bytes)
 
 
 def _stage_memory(subject: Subject, layout: Layout, experts: ExpertMap, stage: Stage) -> StageMemory:

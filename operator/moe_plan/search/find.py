@@ -69,7 +69,7 @@ def runners_up(found: Search, best: int) -> tuple[int, ...]:
     """The best candidates of other degrees or replicas than the best one's, the best first."""
     swept = found.workload
     told = {_family(swept, best)}
-    others = []
+    others: list[int] = []
     for candidate in swept.best_first(np.ones(len(swept), dtype=np.bool_), _LOOKED_AT).tolist():
         family = _family(swept, candidate)
         if family not in told and len(others) < RUNNERS_UP:

@@ -3,10 +3,8 @@
 from bisect import bisect_left, bisect_right
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from moe_plan.search.arrays import Floats, Ints
 
 _BLOCK = 4096
 _DIGITS = 9

@@ -3,17 +3,15 @@
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_plan.cost.constants import constants
 from moe_plan.memory import Held, requests_held, stage_sizes
+from moe_plan.search.arrays import Bools, Floats, Ints
 from moe_plan.search.pipeline import StageColumns, stage_columns
 from moe_plan.search.space import Space
 from moe_plan.spec import Workload
 from moe_plan.stages import layer_costs
 from moe_plan.subject import Subject
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Layouts:
         """GPUs of a replica."""
         return self.ep * self.tp * self.pp
 
-    def take(self, rows: Ints | NDArray[np.bool_]) -> "Layouts":
+    def take(self, rows: Ints | Bools) -> "Layouts":
         """Some of the candidates, repeats allowed."""
         return Layouts(*(getattr(self, field.name)[rows] for field in fields(self)))
 
@@ -45,13 +43,13 @@ class Dealt:
 
     layouts: Layouts
     stages: StageColumns
-    busiest: NDArray[np.float64]
+    busiest: Floats
     """Share of a layer's routed tokens that the busiest rank computes."""
     kv_requests: Ints
     """Requests of the workload's length that the KV cache of a shard holds; 0 where a stage does not fit."""
     kv_requests_full: Ints
     """The same beside the buffers that any number of requests at once may need."""
-    fits: NDArray[np.bool_]
+    fits: Bools
     """Whether every stage is within the usable memory."""
 
 
@@ -97,7 +95,7 @@ def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
     return Dealt(candidates, stages, busiest, requests, full, fits)
 
 
-def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> NDArray[np.float64]:
+def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> Floats:
     """`shares.busiest_load` of even dealing, candidate by candidate."""
     base, extra = np.divmod(ep * per_rank, logical)
     rank = np.minimum(np.arange(min(logical, int(ep.max(initial=1)))), ep[:, None] - 1)
@@ -119,7 +117,7 @@ def _experts(subject: Subject, space: Space) -> tuple[Ints, Ints]:
     return ep, physical // ep
 
 
-def _weights_may_fit(subject: Subject, candidates: Layouts) -> NDArray[np.bool_]:
+def _weights_may_fit(subject: Subject, candidates: Layouts) -> Bools:
     """Whether the average stage's layers alone leave room: the fullest stage holds no less than the average one."""
     formats = subject.shape.formats
     costs = layer_costs(subject.shape, candidates.tp, candidates.per_rank)
@@ -131,8 +129,8 @@ def _weights_may_fit(subject: Subject, candidates: Layouts) -> NDArray[np.bool_]
 
 
 def _requests(
-    subject: Subject, candidates: Layouts, stages: StageColumns, busiest: NDArray[np.float64], workload: Workload
-) -> tuple[NDArray[np.bool_], Ints]:
+    subject: Subject, candidates: Layouts, stages: StageColumns, busiest: Floats, workload: Workload
+) -> tuple[Bools, Ints]:
     """Whether every stage fits, and the requests that the KV cache of a shard holds."""
     shape, hardware = subject.shape, subject.hardware
     fit = np.ones(len(candidates), dtype=np.bool_)

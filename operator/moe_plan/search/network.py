@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_plan.hardware import Hardware
 from moe_plan.layout import DIMENSIONS, Dimension
+from moe_plan.search.arrays import Bools, Ints
 
-Ints = NDArray[np.int64]
 Order = tuple[Dimension, ...]
 Parted = Literal["never", "allowed"]
 """Whether tp groups may span nodes."""
@@ -26,11 +25,11 @@ def strides(order: Order, degrees: dict[Dimension, Ints]) -> dict[Dimension, Int
     return found
 
 
-def tp_is_parted(order: Order, degrees: dict[Dimension, Ints], per_node: int) -> NDArray[np.bool_]:
+def tp_is_parted(order: Order, degrees: dict[Dimension, Ints], per_node: int) -> Bools:
     """Whether some tp group spans nodes, as `Layout.crosses_nodes`."""
     world = degrees["ep"] * degrees["tp"] * degrees["pp"]
     block = strides(order, degrees)["tp"] * degrees["tp"]
-    return (degrees["tp"] > 1) & (world > per_node) & (per_node % block != 0)
+    return np.asarray((degrees["tp"] > 1) & (world > per_node) & (per_node % block != 0))
 
 
 def fanouts(order: Order, degrees: dict[Dimension, Ints], hardware: Hardware) -> dict[Dimension, Ints]:
@@ -108,8 +107,8 @@ def in_orders(orders: Sequence[Order], degrees: dict[Dimension, Ints], hardware:
             suits[number] = ~tp_is_parted(order, degrees, hardware.gpus_per_node)
         for before in range(number):
             suits[number] &= ~suits[before] | (keys[number] != keys[before]).any(axis=0)
-    candidate, number = np.nonzero(suits.T)
+    candidate, chosen = np.nonzero(suits.T)
     found = {
-        dimension: np.stack([each[dimension] for each in over])[number, :, candidate].T for dimension in DIMENSIONS
+        dimension: np.stack([each[dimension] for each in over])[chosen, :, candidate].T for dimension in DIMENSIONS
     }
-    return Ordered(candidate, number, found)
+    return Ordered(candidate, chosen, found)

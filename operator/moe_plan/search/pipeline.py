@@ -6,13 +6,11 @@ Rows are candidates. Sums of costs of all rows lie in one ascending array, so th
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moe_plan.search.arrays import Bools, Floats, Ints
 from moe_plan.shares import layer_kinds
 from moe_plan.stages import end_costs, layer_costs
 from moe_plan.subject import Subject
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ class _Balance:
         Filling greedily, a bound that fails stays failing until it admits one more layer into some stage: the least
         such bound is tried next.
         """
-        bound = np.maximum(-(-self.total // self.stages), self.widest)
+        bound: Ints = np.maximum(-(-self.total // self.stages), self.widest)
         todo = np.arange(self.rows)
         while len(todo):
             start = np.zeros(len(todo), dtype=np.int64)
@@ -145,20 +143,21 @@ class _Balance:
     def _at(self, ends: Ints) -> Ints:
         """Sums of costs up to an end, of the first rows."""
         n = len(ends)
-        return self.flat[self.base[:n] + ends] - self.shift[:n]
+        return np.asarray(self.flat[self.base[:n] + ends] - self.shift[:n])
 
     def _reach(self, limit: Ints) -> Ints:
         """The last end whose sum is within a limit, of the first rows."""
         n = len(limit)
         within = np.minimum(limit, self.total[:n]) + self.shift[:n]
-        return np.searchsorted(self.flat, within, side="right") - 1 - self.base[:n]
+        return np.asarray(np.searchsorted(self.flat, within, side="right") - 1 - self.base[:n])
 
-    def _nearest(self, value: NDArray[np.float64], lowest: Ints, latest: Ints) -> Ints:
+    def _nearest(self, value: Floats, lowest: Ints, latest: Ints) -> Ints:
         """The end from lowest to latest whose sum is nearest to a value, the first where two are."""
         n = len(value)
         at = np.searchsorted(self.flat, np.ceil(value).astype(np.int64) + self.shift[:n], side="left") - self.base[:n]
         above, below = np.clip(at, lowest, latest), np.clip(at - 1, lowest, latest)
-        return np.where(np.abs(self._at(below) - value) <= np.abs(self._at(above) - value), below, above)
+        nearer = np.abs(self._at(below) - value) <= np.abs(self._at(above) - value)
+        return np.asarray(np.where(nearer, below, above))
 
 
 def _layer_costs(subject: Subject, tp: Ints, per_rank: Ints) -> Ints:
@@ -168,22 +167,22 @@ def _layer_costs(subject: Subject, tp: Ints, per_rank: Ints) -> Ints:
     embedding, head = end_costs(subject.shape, tp)
     by_layer[:, 0] += embedding
     by_layer[:, -1] += head
-    return np.ceil(by_layer).astype(np.int64)
+    return np.asarray(np.ceil(by_layer), dtype=np.int64)
 
 
-def _ends(has: NDArray[np.bool_], pp: Ints, one: Ints) -> tuple[Ints, Ints]:
+def _ends(has: Bools, pp: Ints, one: Ints) -> tuple[Ints, Ints]:
     """Embedding and head of an inner stage, or of the last one in its stead."""
     return np.where(has, 0, (pp == 1).astype(np.int64)), np.where(has, 0, one)
 
 
-def _largest(counts: Ints, inner: NDArray[np.bool_]) -> list[tuple[Ints, NDArray[np.bool_]]]:
+def _largest(counts: Ints, inner: Bools) -> list[tuple[Ints, Bools]]:
     """Inner stages that no other inner stage of the row covers, each `[rows, kinds]` with the rows that have it."""
     radix = int(counts.max(initial=0)) + 1
     places = radix ** np.arange(counts.shape[2])
     codes = np.sort(np.where(inner, counts @ places, -1), axis=1)[:, ::-1]
     distinct = codes >= 0
     distinct[:, 1:] &= codes[:, 1:] != codes[:, :-1]
-    found: list[tuple[Ints, NDArray[np.bool_]]] = []
+    found: list[tuple[Ints, Bools]] = []
     slot = np.where(distinct, np.cumsum(distinct, axis=1) - 1, -1)
     for number in range(int(distinct.sum(axis=1).max(initial=0))):
         here = slot == number
@@ -193,7 +192,7 @@ def _largest(counts: Ints, inner: NDArray[np.bool_]) -> list[tuple[Ints, NDArray
     return _uncovered(found)
 
 
-def _uncovered(found: list[tuple[Ints, NDArray[np.bool_]]]) -> list[tuple[Ints, NDArray[np.bool_]]]:
+def _uncovered(found: list[tuple[Ints, Bools]]) -> list[tuple[Ints, Bools]]:
     kept = []
     for number, (kinds, has) in enumerate(found):
         covered = np.zeros_like(has)

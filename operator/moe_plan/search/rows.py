@@ -3,18 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_plan.cost.collectives import Links, span_of
 from moe_plan.engines import engines, expressible
 from moe_plan.layout import Dimension, Layout
+from moe_plan.search.arrays import Bools, Floats, Ints
 from moe_plan.search.layouts import Layouts, deal_columns
 from moe_plan.search.network import in_orders
 from moe_plan.search.pipeline import StageColumns
 from moe_plan.search.space import Space
 from moe_plan.subject import Subject
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,7 @@ class Rows:
 
     layouts: Layouts
     stages: StageColumns
-    busiest: NDArray[np.float64]
+    busiest: Floats
     kv_requests: Ints
     kv_requests_full: Ints
     order: Ints
@@ -34,7 +32,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.order)
 
-    def take(self, rows: Ints | NDArray[np.bool_]) -> "Rows":
+    def take(self, rows: Ints) -> "Rows":
         """Some of the rows, repeats allowed."""
         return Rows(
             self.layouts.take(rows),
@@ -74,10 +72,10 @@ def make_rows(subject: Subject, space: Space, candidates: Layouts) -> Rows:
         ordered.order[pairs],
         {dimension: tiers[:, pairs] for dimension, tiers in ordered.fanouts.items()},
     )
-    return found.take(_expressible(subject, space, found))
+    return found.take(np.flatnonzero(_expressible(subject, space, found)))
 
 
-def _expressible(subject: Subject, space: Space, rows: Rows) -> NDArray[np.bool_]:
+def _expressible(subject: Subject, space: Space, rows: Rows) -> Bools:
     """Whether the manifest's engine can express a row; the bundled runtime can express all."""
     if subject.spec.runtime.engine not in engines():
         return np.ones(len(rows), dtype=np.bool_)

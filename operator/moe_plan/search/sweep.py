@@ -4,20 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_plan.cost.kernels import Experts, Setting
 from moe_plan.cost.predict import make_setting
 from moe_plan.cost.serving import forecast
 from moe_plan.cost.step import Case, StageClass
 from moe_plan.kv import ELEMENT_BYTES, growing_bytes
+from moe_plan.search.arrays import Bools, Floats, Ints
 from moe_plan.search.rows import Rows
 from moe_plan.search.space import Space
 from moe_plan.shares import layer_kinds
 from moe_plan.subject import Subject
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 CHUNK = 8192
 """Candidates computed at a time, so that a column stays in the processor's cache."""
@@ -36,7 +33,7 @@ class Loads:
     def __len__(self) -> int:
         return len(self.row)
 
-    def take(self, which: Ints | NDArray[np.bool_] | slice) -> "Loads":
+    def take(self, which: Ints | Bools | slice) -> "Loads":
         """Some of them."""
         return Loads(self.row[which], self.replicas[which], self.micro_batches[which], self.concurrency[which])
 
@@ -115,7 +112,7 @@ def _micro_batched(subject: Subject, space: Space, rows: Rows, loads: Loads) -> 
     return _joined(found)
 
 
-def _micro_batches(subject: Subject, space: Space, pp: Ints) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
+def _micro_batches(subject: Subject, space: Space, pp: Ints) -> Iterator[tuple[Ints, Bools]]:
     """As `choice.micro_batch_choices`: a number for each load, and the loads that it is for."""
     if space.micro_batches is not None:
         yield np.full_like(pp, space.micro_batches), np.ones_like(pp, dtype=np.bool_)

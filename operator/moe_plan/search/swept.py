@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_plan.layout import Layout
+from moe_plan.search.arrays import Bools, Floats, Ints
 from moe_plan.search.choice import Choice
 from moe_plan.search.front import rounded
 from moe_plan.search.result import Found
@@ -14,10 +14,6 @@ from moe_plan.search.rows import Rows
 from moe_plan.search.space import Space
 from moe_plan.search.sweep import Loads, Times
 from moe_plan.subject import Subject
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
