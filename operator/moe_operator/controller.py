@@ -19,7 +19,7 @@ from typing import Any
 from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
-from moe_operator.probe import Prober, Target
+from moe_operator.probe import BUNDLED, Prober, Target
 from moe_operator.queue import WorkQueue
 from moe_operator.reconcile.model import Decision, Event, Object, View, Write
 from moe_operator.reconcile.objects import (
@@ -352,14 +352,16 @@ class Controller:
 
 def _frontends(deployment: Object, children: Iterable[Object]) -> dict[int, Target]:
     """Frontends that can be asked, by replica."""
-    port = int(((deployment.get("spec") or {}).get("serving") or {}).get("port") or 8000)
+    spec = deployment.get("spec") or {}
+    port = int((spec.get("serving") or {}).get("port") or 8000)
+    engine = str((spec.get("runtime") or {}).get("engine") or BUNDLED)
     found = {}
     for child in children:
         if child.get("kind") != "Pod" or label_number(child, SLOT_LABEL) != 0 or terminating(child):
             continue
         index, address = label_number(child, REPLICA_LABEL), child["status"].get("podIP")
         if index is not None and address and phase(child) == "Running":
-            found[index] = Target(uid(child), address, port)
+            found[index] = Target(uid(child), address, port, engine)
     return found
 
 

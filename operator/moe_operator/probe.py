@@ -7,11 +7,13 @@ have moved by a tenth, since each makes a status write.
 import asyncio
 import re
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import aiohttp
 
+from moe_operator.engines import Metrics, engine
 from moe_operator.reconcile.model import Endpoint
 
 DEADLINE_S = 3.0
@@ -19,8 +21,9 @@ ASK_AGAIN_S = 1.0
 ASK_SERVING_AGAIN_S = 20.0
 MOVED = 0.1
 _SAID = 200
-_SAMPLE = re.compile(r'^(\w+)(?:\{le="([^"]+)"\})? ([-+.eE\d]+|\+Inf|NaN)$', re.MULTILINE)
-_TOKENS = "moe_generated_tokens_total"
+_SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? ([-+.eE\d]+|\+Inf|NaN)$", re.MULTILINE)
+_BOUND = re.compile(r'(?:^|,)le="([^"]+)"')
+BUNDLED = "moe"
 
 Samples = Mapping[tuple[str, str], float]
 """By metric and bucket bound; the bound is empty for counters."""
@@ -34,6 +37,13 @@ class Target:
     """Of its pod: another pod is another target."""
     host: str
     port: int
+    engine: str = BUNDLED
+    """What answers there."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where its figures are, and their names."""
+        return engine(self.engine).metrics
 
     @property
     def url(self) -> str:
@@ -119,7 +129,7 @@ class Prober:
             status, text = await self._ask(watched.target, "/health")
             if status != 200:
                 return Endpoint(answered=False, said=f"HTTP {status}: {text[:_SAID]}".rstrip(": "))
-            _, figures = await self._ask(watched.target, "/metrics")
+            _, figures = await self._ask(watched.target, watched.target.metrics.path)
         except TimeoutError:
             return Endpoint(answered=False, said=f"no answer within {DEADLINE_S:g} s")
         except OSError as error:
@@ -128,23 +138,27 @@ class Prober:
         before, since = watched.samples, now - watched.sampled_at
         watched.samples, watched.sampled_at = samples, now
         known = watched.endpoint or Endpoint(answered=True)
-        return steady(known, measure(known, before, samples, since))
+        return steady(known, measure(known, before, samples, since, watched.target.metrics))
 
 
 def parse_samples(text: str) -> dict[tuple[str, str], float]:
-    """Samples of the Prometheus text format that have no label but a bucket's bound."""
-    return {(name, bound): float(value) for name, bound, value in _SAMPLE.findall(text)}
+    """Samples of the Prometheus text format, summed over all labels but a bucket's bound: engines label each shard."""
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for name, labels, value in _SAMPLE.findall(text):
+        bound = _BOUND.search(labels)
+        found[name, bound[1] if bound else ""] += float(value)
+    return dict(found)
 
 
-def measure(known: Endpoint, before: Samples, after: Samples, seconds: float) -> Endpoint:
+def measure(known: Endpoint, before: Samples, after: Samples, seconds: float, metrics: Metrics) -> Endpoint:
     """The figures of the time between two samplings; a figure that nothing was measured for stays as known."""
     if not before:
         return replace(known, answered=True, said="")
-    tokens = after.get((_TOKENS, ""), 0.0) - before.get((_TOKENS, ""), 0.0)
+    tokens = after.get((metrics.tokens, ""), 0.0) - before.get((metrics.tokens, ""), 0.0)
     return Endpoint(
         answered=True,
-        ttft=_median("moe_ttft_seconds_bucket", before, after) or known.ttft,
-        tpot=_median("moe_tpot_seconds_bucket", before, after) or known.tpot,
+        ttft=_median(f"{metrics.ttft}_bucket", before, after) or known.ttft,
+        tpot=_median(f"{metrics.tpot}_bucket", before, after) or known.tpot,
         tokens_per_second=tokens / seconds if tokens > 0 and seconds > 0 else known.tokens_per_second,
     )
 

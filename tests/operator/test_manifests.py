@@ -366,11 +366,6 @@ def test_a_source_of_which_no_volume_can_be_made_is_refused(source: str, message
     assert violations_of(model={"architecture": "mixtral-8x7b", "source": source}) == [message]
 
 
-def test_an_engine_without_adapter_is_refused() -> None:
-    (message,) = violations_of(runtime={"engine": "vllm"})
-    assert message == "spec.runtime.engine: this operator does not know how to run vllm; it runs moe"
-
-
 # podTemplate
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from operated import Frontends
 
+from moe_operator.engines import engine
 from moe_operator.probe import HttpAsk, Prober, Target, measure, parse_samples, steady
 from moe_operator.reconcile.model import Endpoint
 
 GROUP = ("ns", "m")
+OURS = engine("moe").metrics
 
 
 def samples(requests: int, seconds_each: float) -> dict[tuple[str, str], float]:
@@ -24,7 +26,7 @@ def samples(requests: int, seconds_each: float) -> dict[tuple[str, str], float]:
 
 
 def test_figures_are_of_the_time_between_two_samplings() -> None:
-    measured = measure(Endpoint(answered=True), samples(10, 0.08), samples(30, 0.08), 4.0)
+    measured = measure(Endpoint(answered=True), samples(10, 0.08), samples(30, 0.08), 4.0, OURS)
     assert measured.tokens_per_second == 500.0
     assert measured.ttft == pytest.approx(0.075)
     assert measured.tpot == pytest.approx(0.075)
@@ -32,8 +34,8 @@ def test_figures_are_of_the_time_between_two_samplings() -> None:
 
 def test_an_idle_endpoint_keeps_its_figures_and_a_new_one_has_none() -> None:
     known = Endpoint(answered=True, ttft=0.2, tpot=0.02, tokens_per_second=900.0)
-    assert measure(known, samples(10, 0.08), samples(10, 0.08), 10.0) == known
-    assert measure(Endpoint(answered=True), {}, samples(10, 0.08), 10.0) == Endpoint(answered=True)
+    assert measure(known, samples(10, 0.08), samples(10, 0.08), 10.0, OURS) == known
+    assert measure(Endpoint(answered=True), {}, samples(10, 0.08), 10.0, OURS) == Endpoint(answered=True)
 
 
 def test_a_small_move_is_not_told_and_a_large_one_is() -> None:
@@ -74,5 +76,5 @@ def test_where_nobody_listens_the_endpoint_says_so() -> None:
 
 def test_the_runtime_names_its_metrics_as_they_are_read() -> None:
     source = (Path(__file__).parents[2] / "runtime/moe_runtime/frontend/metrics.py").read_text()
-    for name in ("moe_ttft_seconds", "moe_tpot_seconds", '"moe_generated_tokens"'):
+    for name in (OURS.ttft, OURS.tpot, f'"{OURS.tokens.removesuffix("_total")}"'):
         assert name in source

@@ -58,7 +58,7 @@ def files(engine: Engine, plan: Plan, spec: Spec) -> dict[str, str]:
     found = {}
     if engine.option:
         found[OPTIONS_FILE] = json.dumps(_options(engine, plan, spec, held), indent=2, sort_keys=True)
-    if "random" in held and "{checkpoint}" in _all_flags(engine):
+    if "random" in held and engine.random_weights == "config":
         found[CONFIG_FILE] = json.dumps(plan.model.config, indent=2, sort_keys=True)
     return found
 
@@ -147,7 +147,3 @@ def _option_value(value: object, values: Mapping[str, object]) -> object:
     if isinstance(value, str) and value.startswith("{") and value.endswith("}"):
         return values[value[1:-1]]
     return value
-
-
-def _all_flags(engine: Engine) -> set[str]:
-    return {flag for argument in engine.argument for flag in argument.flags}

@@ -108,8 +108,8 @@ class Engine(Part):
     """Names of the formats into which the engine turns weights as it loads them, by spec.model.dtype."""
     api_key: str | None = None
     """Environment variable that holds the key which requests must bear; None where the engine checks none."""
-    random_weights: bool
-    """Whether the engine runs without a checkpoint."""
+    random_weights: Literal["no", "plan", "config"]
+    """What the engine runs from without a checkpoint: nothing, the plan alone, or a config.json."""
     frontend: Probes
     worker: Probes | None = None
     """None where workers answer no HTTP."""

@@ -55,7 +55,7 @@ def _published(plan: Plan) -> str | None:
 
 
 def _source(described: Engine, plan: Plan) -> Iterator[Violation]:
-    if plan.model.source == "random" and not described.random_weights:
+    if plan.model.source == "random" and described.random_weights == "no":
         message = f"{described.title} needs a checkpoint, but the weights are random"
         yield Violation(
             "spec.model.source", "EngineNeedsCheckpoint", message, "name one: hf://, s3://, pvc:// or file://"

@@ -9,8 +9,11 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from moe_operator import engines
+from moe_operator.engines import Engine, Place, engine
+from moe_operator.engines.command import shards_per_slot
 from moe_operator.manifests.gang import Gang, chosen_gang, group_name, pod_extras
 from moe_operator.manifests.merge import merge
 from moe_operator.manifests.mould import cast, mark
@@ -24,10 +27,12 @@ Child = dict[str, Any]
 
 CONTAINER = "runtime"
 """Name of the container that computes."""
+BUNDLED = "moe"
+"""The engine that fetches checkpoints for all."""
+Role = Literal["frontend", "worker"]
+_ROLES: tuple[Role, ...] = ("frontend", "worker")
 GIB = 2**30
 _CONTRACT = tomllib.loads(Path(__file__).with_name("contract.toml").read_text())
-IMAGES: Mapping[str, str] = _CONTRACT["images"]
-"""Image by engine."""
 
 
 def deployment_children(deployment: Mapping[str, Any], plan: Plan, plan_json: str) -> tuple[Child, ...]:
@@ -42,6 +47,7 @@ def deployment_children(deployment: Mapping[str, Any], plan: Plan, plan_json: st
         "plan_name": plan_name(deployment, plan),
         "plan_json": plan_json,
         "spec_json": _canonical(deployment["spec"]),
+        "files": engines.files(engine(plan.engine), plan, _spec(_canonical(deployment["spec"]))),
     }
     return tuple(render("deployment.yaml.j2", context))
 
@@ -93,7 +99,7 @@ def pods(
     assert len(nodes) == plan.slots, "a replica has a node for each slot"
     spec = _spec(_canonical(deployment["spec"]))
     shared = _shared(deployment, plan, spec, index, attempt, chosen_gang(spec.scheduling, served))
-    moulds = [merge(mould, spec.runtime.pod_template) for mould in _moulds(shared, plan)]
+    moulds = [merge(mould, spec.runtime.pod_template) for mould in _moulds(shared, plan, spec)]
     return tuple(cast(moulds[min(slot, 1)], _slot(shared, plan, slot, node)) for slot, node in enumerate(nodes))
 
 
@@ -105,18 +111,46 @@ def rendered_slots(deployment: Mapping[str, Any], plan: Plan) -> tuple[Child, ..
     deployment = {**deployment, "metadata": {"uid": "", **deployment["metadata"]}}
     spec = _spec(_canonical(deployment["spec"]))
     shared = _shared(deployment, plan, spec, 0, 1, "none")
-    return tuple(cast(mould, _slot(shared, plan, slot, "node")) for slot, mould in enumerate(_moulds(shared, plan)))
+    return tuple(
+        cast(mould, _slot(shared, plan, slot, "node")) for slot, mould in enumerate(_moulds(shared, plan, spec))
+    )
 
 
-def _moulds(shared: Mapping[str, Any], plan: Plan) -> tuple[Child, ...]:
+def _moulds(shared: Mapping[str, Any], plan: Plan, spec: Spec) -> tuple[Child, ...]:
     """The frontend's and, where there are several slots, the workers'."""
-    return tuple(_mould(shared, role) for role in ("frontend", "worker")[: plan.slots])
+    return tuple(_mould(shared, plan, spec, role) for role in _ROLES[: plan.slots])
 
 
-def _mould(shared: Mapping[str, Any], role: str) -> Child:
-    marks = {key: mark(key) for key in ("index", "name", "first_rank", "node")}
-    (pod,) = render("pod.yaml.j2", {**shared, "slot": {**marks, "role": role}})
+def _mould(shared: Mapping[str, Any], plan: Plan, spec: Spec, role: Role) -> Child:
+    marks = {key: mark(key) for key in ("index", "name", "first_rank", "first_shard", "node")}
+    launch = _launch(shared, plan, spec, role)
+    (pod,) = render("pod.yaml.j2", {**shared, "slot": {**marks, "role": role}, "launch": launch})
     return pod
+
+
+def _launch(shared: Mapping[str, Any], plan: Plan, spec: Spec, role: Role) -> dict[str, Any]:
+    """How the engine is started in the pods of a role, and how it is asked."""
+    described = engine(plan.engine)
+    place = Place(
+        role=role,
+        slot=mark("index"),
+        first_shard=mark("first_shard"),
+        leader=shared["replica"]["leader"],
+        checkpoint=shared["checkpoint"],
+        master_port=shared["master_port"],
+        agent_port=shared["agent_port"],
+    )
+    given = {variable.name: variable.value for variable in spec.runtime.env}
+    return {
+        "command": described.command,
+        "args": [*engines.arguments(described, plan, spec, place), *spec.runtime.args],
+        "env": engines.environment(described, plan, spec, place) | given,
+        "torchrun": described.torchrun,
+        "api_key": described.api_key,
+        "user": described.user,
+        "probes": described.frontend if role == "frontend" else described.worker,
+        "files": sorted(engines.files(described, plan, spec)),
+    }
 
 
 def _slot(shared: Mapping[str, Any], plan: Plan, slot: int, node: str) -> dict[str, str]:
@@ -125,6 +159,7 @@ def _slot(shared: Mapping[str, Any], plan: Plan, slot: int, node: str) -> dict[s
         "index": str(slot),
         "name": child_name(shared["owner"]["name"], shared["replica"]["index"], slot),
         "first_rank": str(slot * plan.ranks_per_slot),
+        "first_shard": str(slot * shards_per_slot(plan)),
         "node": node,
     }
 
@@ -162,9 +197,8 @@ def _shared(
         "gang": pod_extras(gang, scheduling, plan, group),
         "scheduling": scheduling,
         "tolerations": [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in scheduling.tolerations],
-        "image": runtime.image or IMAGES[plan.engine],
-        "args": runtime.args,
-        "env": list({variable.name: variable for variable in runtime.env}.values()),
+        "image": runtime.image or _image(engine(plan.engine), plan),
+        "fetcher": runtime.image if runtime.image and plan.engine == BUNDLED else _image(engine(BUNDLED), plan),
         "api_key": spec.serving.api_key_secret_ref,
         "requests": {**_amounts(runtime.resources.requests), **gpus},
         "limits": {**_amounts(runtime.resources.limits), **gpus},
@@ -174,6 +208,11 @@ def _shared(
         # The kubelet expands $(NAME) in arguments.
         "checkpoint": model.checkpoint.replace("$(", "$$(") if model else None,
     }
+
+
+def _image(described: Engine, plan: Plan) -> str:
+    """The engine's default; empty where it has none, which `violations` refuses."""
+    return described.images.get(plan.hardware.device, "")
 
 
 def _owner(deployment: Mapping[str, Any]) -> dict[str, str]:

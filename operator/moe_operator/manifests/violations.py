@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from moe_operator import engines
 from moe_operator.manifests.merge import MergeError, merge
-from moe_operator.manifests.render import CONTAINER, IMAGES, Child, rendered_slots
+from moe_operator.manifests.render import CONTAINER, Child, rendered_slots
 from moe_operator.manifests.weights import weights
 from moe_plan.errors import Violation
 from moe_plan.plan import Plan
@@ -21,16 +22,10 @@ def violations(deployment: Mapping[str, Any], plan: Plan) -> tuple[Violation, ..
     """Everything of the manifest's engine, source, resources and podTemplate that no pod can be made from."""
     spec = Spec.model_validate_json(json.dumps(deployment["spec"]))
     gpu = plan.hardware.resource_name
-    found = [*_engine(plan), *_source(plan), *_resources(spec.runtime.resources, gpu)]
+    found = [*engines.violations(plan, spec), *_source(plan), *_resources(spec.runtime.resources, gpu)]
     if not found and spec.runtime.pod_template:
         found += _template(deployment, plan, spec.runtime.pod_template)
     return tuple(found)
-
-
-def _engine(plan: Plan) -> Iterator[Violation]:
-    if plan.engine not in IMAGES:
-        message = f"this operator does not know how to run {plan.engine}; it runs {', '.join(IMAGES)}"
-        yield Violation("spec.runtime.engine", "EngineUnknown", message)
 
 
 def _source(plan: Plan) -> Iterator[Violation]:
