@@ -26,7 +26,7 @@ def ground(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Ite
         ground.apply(ground.deployment("m"))
         ground.wait_ready(1, "m")
         ground.apply(ground.deployment("large", ep=64))
-        ground.apply(ground.deployment("odd", ep=7))
+        ground.apply(ground.deployment("odd", ep=24))
         eventually(lambda: ground.condition("Placed", "large")[0] == "False", "large is not placed")
         eventually(lambda: ground.condition("ParallelismValid", "odd")[0] == "False", "odd is not valid")
         yield ground
@@ -80,7 +80,7 @@ def test_the_plan_is_the_one_that_the_operator_made(kubectl: Kubectl, ground: Gr
     assert "m: the plan holds" in kubectl("moe", "plan", "m").stdout
 
 
-def test_why_tells_the_reason_and_the_section_to_read(kubectl: Kubectl, ground: Ground) -> None:
+def test_why_tells_the_reason_and_the_section_to_read(kubectl: Kubectl) -> None:
     assert kubectl("moe", "why", "m").stdout == "m is ready\n"
     odd = kubectl("moe", "why", "odd").stdout
     assert odd.startswith("odd is not ready\n1. Stalled True, ExpertsNotDivisible\n")
@@ -122,7 +122,7 @@ def test_a_user_without_rights_reads_which(kubectl: Kubectl, ground: Ground, tmp
     assert done.stderr.count("\n") == 1
 
 
-def test_kubectl_completes_commands_and_names(environment: dict[str, str], ground: Ground, tmp_path: Path) -> None:
+def test_kubectl_completes_commands_and_names(environment: dict[str, str], ground: Ground) -> None:
     def offered(*words: str) -> list[str]:
         command = ["kubectl", "__complete", "moe", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)

@@ -1,60 +1,16 @@
 """The plugin where it cannot have what it asks for: one line each, and exit status 1 or 2."""
 
-import http.server
-import json
 import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from answering import api_server, kubeconfig
 
 Plugin = Callable[..., subprocess.CompletedProcess[str]]
-Answers = Mapping[str, tuple[int, Any]]
 DEPLOYMENTS = "/apis/moe-operator.dev/v1alpha1/namespaces/default/moedeployments"
-
-
-@contextmanager
-def api_server(answers: Answers) -> Iterator[str]:
-    """An HTTP server that answers as an API server would; its address."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            code, body = answers.get(self.path.partition("?")[0], (404, "404 page not found\n"))
-            self.send_response(code)
-            self.end_headers()
-            self.wfile.write((body if isinstance(body, str) else json.dumps(body)).encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def kubeconfig(folder: Path, server: str) -> Path:
-    path = folder / "kubeconfig"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": server}}],
-        "users": [{"name": "test", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-    }
-    path.write_text(json.dumps(config))
-    return path
 
 
 def refusal(code: int, message: str) -> tuple[int, Any]:

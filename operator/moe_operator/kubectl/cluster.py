@@ -101,7 +101,7 @@ class Cluster:
 
     def through_proxy(self, pod: str, port: int, path: str) -> str:
         """GET of a pod's HTTP route, through the API server."""
-        where = f"{resource('Pod').path(self.namespace, f'{pod}:{port}')}/proxy{path}"
+        where = f"{resource('Pod').path(self.namespace, pod)}:{port}/proxy{path}"
         return _text(self._call(where, {}, READ_DEADLINE_S))
 
     def _children(self, kind: str, name: str) -> list[Object]:
