@@ -15,6 +15,17 @@ from moe_plan.plan import TimeParts
 from moe_plan.shares import embedding_share, layer_kinds
 
 
+def _is_nothing(part: Column) -> bool:
+    """Whether a part is the number 0: it need not become a column of zeros."""
+    return isinstance(part, float) and part == 0.0
+
+
+def _sum(first: Column, second: Column) -> Column:
+    if _is_nothing(first):
+        return second
+    return first if _is_nothing(second) else first + second
+
+
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """Where time goes, as in `TimeParts`."""
@@ -32,13 +43,16 @@ class Seconds:
     @property
     def total(self) -> Column:
         """Sum of the parts."""
-        return sum(self.parts())
+        total: Column = 0.0
+        for part in self.parts():
+            total = _sum(total, part)
+        return total
 
     def __add__(self, other: "Seconds") -> "Seconds":
-        return Seconds(*(mine + theirs for mine, theirs in zip(self.parts(), other.parts(), strict=True)))
+        return Seconds(*map(_sum, self.parts(), other.parts()))
 
     def __mul__(self, factor: Column) -> "Seconds":
-        return Seconds(*(part * factor for part in self.parts()))
+        return Seconds(*(part if _is_nothing(part) else part * factor for part in self.parts()))
 
     def parts(self) -> tuple[Column, ...]:
         """The parts in the order of the fields."""
@@ -57,7 +71,8 @@ class Seconds:
     def slower(self, other: "Seconds") -> "Seconds":
         """The one that takes longer, candidate by candidate."""
         longer = self.total > other.total
-        return Seconds(*(where(longer, mine, theirs) for mine, theirs in zip(self.parts(), other.parts(), strict=True)))
+        pairs = zip(self.parts(), other.parts(), strict=True)
+        return Seconds(*(mine if mine is theirs else where(longer, mine, theirs) for mine, theirs in pairs))
 
     def as_plan(self) -> TimeParts:
         """The same for the plan; the parts add up to the total."""
@@ -73,6 +88,15 @@ class StageClass:
     """By index into `layer_kinds`."""
     embedding: Column
     head: Column
+
+    def where(self, condition: Column, other: "StageClass") -> "StageClass":
+        """This one where a condition holds, the other where not."""
+        counts = zip(self.counts, other.counts, strict=True)
+        return StageClass(
+            tuple(where(condition, mine, theirs) for mine, theirs in counts),
+            where(condition, self.embedding, other.embedding),
+            where(condition, self.head, other.head),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +148,19 @@ def step_s(case: Case, load: Load, layer_overhead_s: float, setting: Setting) ->
 
 
 def _slowest(case: Case, layers: Sequence[Seconds], embedding: Seconds, head: Seconds) -> Seconds:
-    """The stage that takes longest."""
-    slowest = Seconds()
+    """The stage that takes longest: found by its total, and then added up part by part."""
+    totals, embedding_s, head_s = [layer.total for layer in layers], embedding.total, head.total
+    slowest, slowest_s = case.stages[0], -1.0
     for stage in case.stages:
-        time = embedding * stage.embedding + head * stage.head
-        for layer, count in zip(layers, stage.counts, strict=True):
-            time += layer * count
-        slowest = time.slower(slowest)
-    return slowest
+        stage_s = embedding_s * stage.embedding + head_s * stage.head
+        for total, count in zip(totals, stage.counts, strict=True):
+            stage_s = stage_s + total * count
+        slowest = stage.where(stage_s > slowest_s, slowest)
+        slowest_s = maximum(slowest_s, stage_s)
+    time: Seconds = embedding * slowest.embedding + head * slowest.head
+    for layer, count in zip(layers, slowest.counts, strict=True):
+        time += layer * count
+    return time
 
 
 def _whole(setting: Setting, layers: Sequence[Seconds], embedding: Seconds, head: Seconds) -> Seconds:
