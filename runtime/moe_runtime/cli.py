@@ -13,10 +13,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from moe_plan.plan import Plan
 from moe_runtime.errors import RankLost, RuntimeFailure
+
+if TYPE_CHECKING:
+    from moe_runtime.frontend.engine import Ranks
+    from moe_runtime.group.membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +76,59 @@ def _status(failure: RuntimeFailure) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from moe_runtime.frontend.announce import plan_lines
-    from moe_runtime.frontend.listen import listen
     from moe_runtime.frontend.plan_file import read_plan
-    from moe_runtime.frontend.signals import Signals
-    from moe_runtime.host.rank_host import RankHost
+    from moe_runtime.group.membership import Membership
 
     plan = read_plan(options.plan)
-    listening = listen(options.host, plan.port if options.port is None else options.port)
+    member = Membership.of(os.environ, plan)
+    if member is None:
+        _serve_here(options, plan)
+    elif member.slot == 0:
+        _serve_group(options, plan, member)
+    else:
+        _serve_slot(options, plan, member)
+
+
+def _serve_here(options: argparse.Namespace, plan: Plan) -> None:
+    """All ranks of the replica, on this machine."""
+    from moe_runtime.host.rank_host import RankHost
+
     device = _device(options, plan)
-    for line in plan_lines(plan, device, options.checkpoint):
+    _serve_frontend(options, plan, lambda: RankHost(plan, options.checkpoint, device))
+
+
+def _serve_group(options: argparse.Namespace, plan: Plan, member: "Membership") -> None:
+    """The frontend and the ranks of slot 0; the others come by themselves."""
+    from moe_runtime.frontend.listen import listen
+    from moe_runtime.group.hub import Hub
+    from moe_runtime.group.replica import Replica
+
+    device = _device(options, plan)
+    hub = Hub(plan, member.attempt, listen(options.host, member.port).socket)
+    try:
+        _serve_frontend(options, plan, lambda: Replica(plan, options.checkpoint, device, member, hub))
+    finally:
+        hub.close()
+
+
+def _serve_slot(options: argparse.Namespace, plan: Plan, member: "Membership") -> None:
+    """The ranks of another slot, as the frontend tells."""
+    from moe_runtime.group.agent import Agent
+    from moe_runtime.group.probes import answering_probes
+
+    agent = Agent(plan, options.checkpoint, _device(options, plan), member)
+    with answering_probes(options.host, member.agent_port, lambda: agent.why_not_ready):
+        agent.run()
+
+
+def _serve_frontend(options: argparse.Namespace, plan: Plan, renew: Callable[[], "Ranks"]) -> None:
+    from moe_runtime.frontend.announce import plan_lines
+    from moe_runtime.frontend.listen import listen
+    from moe_runtime.frontend.signals import Signals
+
+    listening = listen(options.host, plan.port if options.port is None else options.port)
+    for line in plan_lines(plan, _device(options, plan), options.checkpoint):
         log.info("%s", line)
-
-    def renew() -> RankHost:
-        return RankHost(plan, options.checkpoint, device)
-
     with Signals() as signals:
         ranks = renew()
         try:

@@ -30,6 +30,13 @@ class RanksCut(RankLost):
     """Ranks of one slot ended since the connection to another broke; what became of the other says more."""
 
 
+class SlotGone(RankLost):
+    """A slot's agent is not there: it has not come yet, or has gone. It may come again."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(None, cause)
+
+
 class RanksFailed(RuntimeFailure):  # likewise
     """The ranks cannot serve what they were started with: a bad checkpoint, an unknown model, too little memory."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tiny_plans import tiny_plan
 
-from moe_runtime.errors import RankLost, RanksFailed, RuntimeFailure
+from moe_runtime.errors import RankLost, RanksFailed, RuntimeFailure, SlotGone
 from moe_runtime.frontend import engine as engine_module
 from moe_runtime.frontend.engine import Ask, Engine, LostTooOften, Stopping
 from moe_runtime.frontend.metrics import Metrics
@@ -28,6 +28,9 @@ class FragileRanks:
         self._lost_at = lost_at
         self._steps = 0
         self.stopped = threading.Event()
+        self.lost_while_idle = False
+        self.leaving: Sequence[int] = ()
+        self.watched, self.released = threading.Event(), threading.Event()
 
     def wait_ready(self, deadline_s: float) -> None:
         assert deadline_s > 0
@@ -43,6 +46,24 @@ class FragileRanks:
 
     def stop(self) -> None:
         self.stopped.set()
+
+    def check(self) -> None:
+        if self.lost_while_idle:
+            raise RankLost(3, "was killed by SIGKILL")
+
+    def on_loss(self, call: Callable[[], None]) -> None:
+        self.tell = call
+        self.watched.set()
+
+    def missing_slots(self) -> Sequence[int]:
+        return ()
+
+    def leaving_slots(self) -> Sequence[int]:
+        return self.leaving
+
+    def release(self, slots: Sequence[int]) -> None:
+        assert slots == self.leaving
+        self.released.set()
 
     def expert_tokens(self) -> NDArray[np.int64]:
         return np.zeros((2, 8), np.int64)
@@ -158,3 +179,45 @@ def test_stopping_ends_what_does_not_finish_in_time() -> None:
     ranks = Stuck()
     drive(ranks, Stuck, story)
     assert ranks.stopped.is_set()
+
+
+def test_ranks_lost_while_nobody_asks_are_started_again() -> None:
+    first, second = FragileRanks(), FragileRanks()
+
+    async def story(engine: Engine, _running: asyncio.Task[None]) -> None:
+        first.lost_while_idle = True
+        await asyncio.to_thread(first.tell)
+        assert await asyncio.to_thread(second.watched.wait, 60)
+        assert await tokens_of(engine) == [3, 4, 5, 6, 7]
+
+    drive(first, lambda: second, story)
+    assert first.stopped.is_set()
+
+
+def test_a_slot_that_leaves_is_let_go_when_what_runs_is_finished() -> None:
+    first, second = FragileRanks(), FragileRanks()
+
+    async def story(engine: Engine, _running: asyncio.Task[None]) -> None:
+        running = aiter(engine.submit([ASK]))
+        await anext(running)
+        first.leaving = (3,)
+        first.tell()
+        assert engine.status.state == "recovering"
+        assert "3 are about to end" in engine.status.detail
+        later = asyncio.create_task(tokens_of(engine))
+        assert [progress.token async for progress in running] == [4, 5, 6, 7]
+        assert await asyncio.to_thread(first.released.wait, 60)
+        assert not later.done()
+        first.lost_while_idle = True
+        first.tell()
+        assert await later == [3, 4, 5, 6, 7]
+
+    drive(first, lambda: second, story)
+
+
+def test_a_slot_that_does_not_come_is_waited_for_again() -> None:
+    async def story(engine: Engine, _running: asyncio.Task[None]) -> None:
+        await engine.became_ready.wait()
+        assert await tokens_of(engine) == [3, 4, 5, 6, 7]
+
+    drive(FragileRanks(SlotGone("slot 3 did not come")), FragileRanks, story)

@@ -76,7 +76,9 @@ class Api:
 
     async def health(self, _request: Request) -> HttpResponse:
         status = self._service.engine.status
-        body = {"status": status.state, "detail": status.detail}
+        body: dict[str, Any] = {"status": status.state, "detail": status.detail}
+        if status.missing_slots:
+            body["missing_slots"] = list(status.missing_slots)
         return Json(body, status_code=200 if status.state == "ready" else 503)
 
     async def metrics(self, _request: Request) -> HttpResponse:

@@ -10,11 +10,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
 from moe_plan.plan import Plan
-from moe_runtime.errors import RankLost, RuntimeFailure
+from moe_runtime.errors import RankLost, RuntimeFailure, SlotGone
 from moe_runtime.frontend.metrics import Measured, Metrics
 from moe_runtime.frontend.schedule import Progress, Request, Scheduler, capacity
 from moe_runtime.step import Sampled, Sampling, Step
@@ -47,6 +48,21 @@ class Ranks(Measured, Protocol):
     def run_step(self, step: Step) -> list[Sampled]:
         """Compute a step. Raises RankLost."""
 
+    def check(self) -> None:
+        """Raise RankLost if ranks were lost while they had nothing to do."""
+
+    def on_loss(self, call: Callable[[], None]) -> None:
+        """Call, from any thread, when ranks are lost or slots are about to leave."""
+
+    def missing_slots(self) -> Sequence[int]:
+        """Slots of a replica of several pods that are not there."""
+
+    def leaving_slots(self) -> Sequence[int]:
+        """Slots that were told to end, and wait for running requests to finish."""
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Let slots go that are leaving."""
+
     def stop(self) -> None:
         """End every rank; safe to call twice and from another thread."""
 
@@ -70,6 +86,8 @@ class Status:
 
     state: State
     detail: str
+    missing_slots: tuple[int, ...] = ()
+    """Slots that are waited for."""
 
 
 class Answers:
@@ -113,7 +131,7 @@ class Engine:
 
     def __init__(self, plan: Plan, ranks: Ranks, renew: Callable[[], Ranks], metrics: Metrics) -> None:
         self.scheduler = Scheduler(capacity(plan))
-        self.status = Status("starting", f"{plan.degrees.world} ranks are starting")
+        self._status = Status("starting", f"{plan.degrees.world} ranks are starting")
         self.became_ready = asyncio.Event()
         self._ranks = ranks
         self._renew = renew
@@ -126,6 +144,14 @@ class Engine:
         self._requests = 0
         self._failure: RuntimeFailure | None = None
         metrics.observe(self.scheduler, lambda: self._ranks)
+
+    @property
+    def status(self) -> Status:
+        """What the engine is doing now."""
+        shown, missing, leaving = self._status, tuple(self._ranks.missing_slots()), self._ranks.leaving_slots()
+        if shown.state == "ready" and leaving:
+            return Status("recovering", f"slots {', '.join(map(str, leaving))} are about to end", missing)
+        return replace(shown, missing_slots=missing)
 
     def submit(self, asks: Sequence[Ask]) -> Answers:
         """Queue requests. Raises RuntimeFailure when the engine stops or has failed."""
@@ -153,7 +179,7 @@ class Engine:
     async def run(self) -> None:
         """Serve until cancelled. Raises RuntimeFailure when the ranks cannot be started or kept running."""
         try:
-            await self._make_ready()
+            await self._begin()
             while True:
                 await self._run_until_loss()
         except RuntimeFailure as failure:
@@ -176,14 +202,22 @@ class Engine:
     def _show(self, state: State, detail: str) -> None:
         """Tell what the engine is doing, unless it is on its way out."""
         if self._failure is None:
-            self.status = Status(state, detail)
+            self._status = Status(state, detail)
 
     def _close(self, state: State, failure: RuntimeFailure) -> None:
         """Take no more requests."""
         self._show(state, str(failure))
         self._failure = self._failure or failure
 
+    async def _begin(self) -> None:
+        """Start for the first time. Ranks that fail at once are not tried again; slots that are not there may come."""
+        try:
+            await self._make_ready()
+        except SlotGone as gone:
+            await self._recover(gone)
+
     async def _make_ready(self) -> None:
+        self._ranks.on_loss(partial(_set_soon, asyncio.get_running_loop(), self._work))
         started = time.monotonic()
         await asyncio.to_thread(self._ranks.wait_ready, READY_DEADLINE_S)
         log.info("ranks up in %.1f s", time.monotonic() - started)
@@ -198,10 +232,15 @@ class Engine:
             await self._recover(lost)
 
     async def _run_step(self) -> None:
+        leaving = self._ranks.leaving_slots()
+        self.scheduler.holds = bool(leaving)
         step = self.scheduler.next_step()
         if step is None:
             self._work.clear()
+            if leaving:
+                self._ranks.release(leaving)
             await self._work.wait()
+            await asyncio.to_thread(self._ranks.check)
             return
         started = time.monotonic()
         sampled = await asyncio.to_thread(self._ranks.run_step, step)
@@ -254,3 +293,9 @@ class Engine:
             answers.put(failure)
             for request in answers.requests:
                 self.end(request, "error")
+
+
+def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event of a loop from another thread; the loop may have ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(event.set)

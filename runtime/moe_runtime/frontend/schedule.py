@@ -139,6 +139,8 @@ class Scheduler:
         self.capacity = capacity
         self.waiting: deque[Request] = deque()
         self.shards = [Shard(capacity.pages) for _ in range(capacity.shards)]
+        self.holds = False
+        """Whether waiting requests go on waiting: ranks are about to go, and running requests are finished first."""
         self._running: dict[int, Request] = {}
         self._step: Step | None = None
         self._steps = 0
@@ -197,7 +199,7 @@ class Scheduler:
         self._step = None
 
     def _admit(self) -> None:
-        while self.waiting:
+        while self.waiting and not self.holds:
             index = self._shard_for(self.waiting[0])
             if index is None:
                 return

@@ -29,7 +29,7 @@ _LAST_WORDS_BYTES: Final = 16384
 _MOST_CHARACTERS: Final = 1200
 _PEERS_BYTES: Final = 1 << 17
 _PAGE: Final = 4096
-_ANSWER: Final = np.dtype([("request", np.int64), ("token", np.int64), ("logprob", np.float64)])
+ANSWER: Final = np.dtype([("request", np.int64), ("token", np.int64), ("logprob", np.float64)])
 Logits = NDArray[np.float32]
 
 
@@ -91,7 +91,7 @@ class Channel:
             ranks * extent.layers * extent.experts_per_rank * WORD_BYTES,
             extent.step_words * WORD_BYTES,
             ep * WORD_BYTES,
-            ep * rows * _ANSWER.itemsize,
+            ep * rows * ANSWER.itemsize,
             ep * rows * extent.vocab * 4,
         )
         starts = [0]
@@ -112,7 +112,7 @@ class Channel:
         """Rows computed by each local expert of each rank with tp 0, `[ranks, layer of the stage, expert]`."""
         self._words = memoryview(self._memory)[step : step + extent.step_words * WORD_BYTES].cast("q")
         self._counts = self._array(counts, np.int64, ep)
-        self._answers = self._array(answers, _ANSWER, ep, rows)
+        self._answers = self._array(answers, ANSWER, ep, rows)
         self._logits = self._array(logits, np.float32, ep, rows, extent.vocab)
         self._posted = 0
 

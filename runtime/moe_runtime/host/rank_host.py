@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -57,6 +57,7 @@ class RankHost:
         slot, address = (post.slot, post.address) if post else (None, _HERE)
         self._tier = Tier.of(plan, slot, device)
         self._failure: RuntimeFailure | None = None
+        self._on_loss: Callable[[], None] = _ignore
         self._lock = threading.Lock()
         channel_fd = os.memfd_create("moe-step-channel")
         plan_fd = os.memfd_create("moe-plan")
@@ -142,10 +143,36 @@ class RankHost:
         """None: all ranks are here."""
         return ()
 
+    def leaving_slots(self) -> Sequence[int]:
+        """None, likewise."""
+        return ()
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Nothing: there is nobody to let go."""
+
+    def check(self) -> None:
+        """Raise RankLost if the ranks were lost while nobody asked them anything."""
+        self._raise_failure()
+
+    @property
+    def failure(self) -> RuntimeFailure | None:
+        """Why the ranks cannot go on."""
+        return self._failure
+
+    def on_loss(self, call: Callable[[], None]) -> None:
+        """Call, from another thread, when the ranks are lost; at once if they are."""
+        self._on_loss = call
+        if self._failure is not None:
+            call()
+
     def give_up(self, failure: RuntimeFailure) -> None:
         """Have whoever waits for these ranks, now or later, meet a failure that came from elsewhere."""
         self._failure = self._failure or failure
         self._channel.raise_alarm()
+
+    def _lose(self, failure: RuntimeFailure) -> None:
+        self.give_up(failure)
+        self._on_loss()
 
     def stop(self) -> None:
         """End every rank. Safe to call twice and from another thread; a step in progress raises RankLost there."""
@@ -184,8 +211,12 @@ class RankHost:
         assert self._parent.stdout
         with self._parent.stdout as reports:
             line = reports.readline()
-        self.give_up(failure_of(Report.from_json(line)) if line else RankLost(None, self._end()))
+        self._lose(failure_of(Report.from_json(line)) if line else RankLost(None, self._end()))
 
     def _end(self) -> str:
         status = self._parent.wait(STOP_DEADLINE_S)
         return f"the ranks' parent process {manner(status)}" if status else "the ranks were stopped"
+
+
+def _ignore() -> None:
+    """Nobody wants to know before it is asked for."""

@@ -1,0 +1,97 @@
+"""Pods of a replica as processes of this machine: each at a loopback address of its own, with its own memory."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+from endpoint import DEADLINE_S, Command, Endpoint, wait_until_gone
+
+from moe_plan.plan import Plan
+
+AGENT_PORT = 29600
+
+
+def in_slots(plan: Plan, slots: int) -> Plan:
+    """The plan with its ranks dealt over slots."""
+    return plan.model_copy(update={"slots": slots, "ranks_per_slot": plan.degrees.world // slots})
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        return free.getsockname()[1]
+
+
+def address(slot: int) -> str:
+    return f"127.0.0.{2 + slot}"
+
+
+class Pods:
+    """A replica: the frontend's pod is an Endpoint, the others are Commands."""
+
+    def __init__(self, folder: Path, plan: Plan, checkpoint: Path | None, attempt: int = 1) -> None:
+        self.folder, self.plan, self.checkpoint, self.attempt = folder, plan, checkpoint, attempt
+        self.port = free_port()
+        self.workers: dict[int, Command] = {}
+        (folder / "plan.json").write_text(plan.model_dump_json())
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """What the operator gives a pod."""
+        return {
+            "LWS_LEADER_ADDRESS": address(0),
+            "LWS_GROUP_SIZE": str(self.plan.slots),
+            "LWS_WORKER_INDEX": str(slot),
+            "MASTER_ADDR": address(0),
+            "MASTER_PORT": str(self.port),
+            "MOE_ATTEMPT": str(self.attempt),
+            "MOE_AGENT_PORT": str(AGENT_PORT),
+            "POD_IP": address(slot),
+        }
+
+    def frontend(self) -> Endpoint:
+        """Slot 0."""
+        env = self.environment(0)
+        return Endpoint(self.folder, self.plan, self.checkpoint, env, ["--host", address(0)])
+
+    def worker(self, slot: int) -> Command:
+        """Another slot."""
+        given = ["--checkpoint", str(self.checkpoint)] if self.checkpoint else []
+        plan = str(self.folder / "plan.json")
+        return Command(["serve", "--plan", plan, *given, "--host", address(slot)], self.environment(slot))
+
+    def probe(self, slot: int, path: str = "/agent/ready") -> httpx.Response:
+        """What a kubelet would be told."""
+        return httpx.get(f"http://{address(slot)}:{AGENT_PORT}{path}", timeout=DEADLINE_S)
+
+
+@contextmanager
+def running(
+    folder: Path, plan: Plan, checkpoint: Path | None = None, absent: Sequence[int] = ()
+) -> Iterator[tuple[Pods, Endpoint]]:
+    """All pods but the absent, started; at the end they are told to stop, and nothing of them may be left."""
+    pods = Pods(folder, plan, checkpoint)
+    with ExitStack() as stack:
+        frontend = stack.enter_context(pods.frontend())
+        for slot in range(1, plan.slots):
+            if slot not in absent:
+                pods.workers[slot] = stack.enter_context(pods.worker(slot))
+        yield pods, frontend
+        commands = [frontend, *pods.workers.values()]
+        family = {pid for command in commands for pid in (command.process.pid, *command.descendants())}
+        for command in commands:
+            if command.process.poll() is None:
+                command.process.send_signal(signal.SIGTERM)
+        for command in commands:
+            command.wait()
+        assert wait_until_gone(family) == set()
+
+
+def kill_pod(pod: Command) -> None:
+    """Take a pod away at once, as a node that dies does."""
+    family = {pod.process.pid, *pod.descendants()}
+    os.kill(pod.process.pid, signal.SIGKILL)
+    pod.wait()
+    assert wait_until_gone(family) == set()
