@@ -24,6 +24,8 @@ STAGES = (
     "pod/fast/pod-complete",
     "pod/fast/pod-delete",
 )
+TOOLS = {"helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1")}
+"""Programs that only some tests need: package and version."""
 BUILD_DEADLINE_S = 3600
 
 _HERE = Path(__file__).parent / "binaries"
@@ -45,9 +47,48 @@ def missing(folder: Path) -> list[str]:
     return [name for name in (*PROGRAMS, "stages.yaml") if not (folder / name).exists()]
 
 
+def tool(name: str) -> Path | None:
+    """A program of TOOLS: in MOE_TEST_BINARIES, of this major version on PATH, or built before; None elsewhere."""
+    given = Path(os.environ.get("MOE_TEST_BINARIES") or "/nonexistent") / name
+    on_path = shutil.which(name)
+    if given.exists():
+        return given
+    if on_path and _said_version(on_path).startswith(TOOLS[name][1].partition(".")[0]):
+        return Path(on_path)
+    built = _tool_folder(name) / name
+    return built if built.exists() else None
+
+
+def build_tool(name: str) -> Path:
+    """The program, built if there is none. Raises RuntimeError where it cannot be made."""
+    package, version = TOOLS[name]
+    found = tool(name)
+    if found is None:
+        folder = _tool_folder(name)
+        print(f"Building {name} into {folder}: about 4 minutes on 2 cores, once.", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        go = shutil.which("go") or _install_go(folder)
+        _go(go, folder, "install", "-ldflags", "-s -w", f"{package}@{version}", GOBIN=str(folder))
+        found = folder / name
+    return found
+
+
+def _said_version(program: str) -> str:
+    command = [program, "version", "--template", "{{.Version}}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+
+
+def _tool_folder(name: str) -> Path:
+    return _cached(f"{name}-{TOOLS[name][1]}")
+
+
 def _cache() -> Path:
+    return _cached(f"cluster-k8s-{KUBERNETES}-etcd-{ETCD}-kwok-{KWOK}")
+
+
+def _cached(name: str) -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "moe-operator" / f"cluster-k8s-{KUBERNETES}-etcd-{ETCD}-kwok-{KWOK}"
+    return base / "moe-operator" / name
 
 
 def _build(folder: Path) -> None:
@@ -107,3 +148,8 @@ def _go(go: str, folder: Path, *arguments: str, **environment: str) -> str:
 
 if __name__ == "__main__":
     print(f"The tests' control plane is in {binaries()}")
+    for name in TOOLS:
+        try:
+            print(f"{name} is {build_tool(name)}")
+        except RuntimeError as error:
+            print(f"Tests that need {name} are skipped: {error}")
