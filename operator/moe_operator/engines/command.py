@@ -131,7 +131,7 @@ def _holding(parts: Iterable[C], held: frozenset[Fact]) -> Iterator[C]:
 
 def _options(engine: Engine, plan: Plan, spec: Spec, held: frozenset[Fact]) -> dict[str, Any]:
     place = Place("frontend", "0", "0", "", None, 0, 0)
-    values = _values(engine, plan, spec, place) | {"stage_layers": [stage.layers for stage in plan.stages]}
+    values = {**_values(engine, plan, spec, place), "stage_layers": [stage.layers for stage in plan.stages]}
     found: dict[str, Any] = {}
     for option in _holding(engine.option, held):
         *above, last = option.path
