@@ -5,28 +5,21 @@ have moved by a tenth, since each makes a status write.
 """
 
 import asyncio
-import re
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import aiohttp
 
 from moe_operator.engines import Metrics, engine
 from moe_operator.reconcile.model import Endpoint
+from moe_operator.samples import Samples, measure, parse_samples, steady
 
 DEADLINE_S = 3.0
 ASK_AGAIN_S = 1.0
 ASK_SERVING_AGAIN_S = 20.0
-MOVED = 0.1
 _SAID = 200
-_SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? ([-+.eE\d]+|\+Inf|NaN)$", re.MULTILINE)
-_BOUND = re.compile(r'(?:^|,)le="([^"]+)"')
 BUNDLED = "moe"
-
-Samples = Mapping[tuple[str, str], float]
-"""By metric and bucket bound; the bound is empty for counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,59 +132,6 @@ class Prober:
         watched.samples, watched.sampled_at = samples, now
         known = watched.endpoint or Endpoint(answered=True)
         return steady(known, measure(known, before, samples, since, watched.target.metrics))
-
-
-def parse_samples(text: str) -> dict[tuple[str, str], float]:
-    """Samples of the Prometheus text format, summed over all labels but a bucket's bound: engines label each shard."""
-    found: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for name, labels, value in _SAMPLE.findall(text):
-        bound = _BOUND.search(labels)
-        found[name, bound[1] if bound else ""] += float(value)
-    return dict(found)
-
-
-def measure(known: Endpoint, before: Samples, after: Samples, seconds: float, metrics: Metrics) -> Endpoint:
-    """The figures of the time between two samplings; a figure that nothing was measured for stays as known."""
-    if not before:
-        return replace(known, answered=True, said="")
-    tokens = after.get((metrics.tokens, ""), 0.0) - before.get((metrics.tokens, ""), 0.0)
-    return Endpoint(
-        answered=True,
-        ttft=_median(f"{metrics.ttft}_bucket", before, after) or known.ttft,
-        tpot=_median(f"{metrics.tpot}_bucket", before, after) or known.tpot,
-        tokens_per_second=tokens / seconds if tokens > 0 and seconds > 0 else known.tokens_per_second,
-    )
-
-
-def steady(known: Endpoint, new: Endpoint) -> Endpoint:
-    """The new figures where they have moved, else the known ones."""
-    return replace(
-        new,
-        ttft=_moved(known.ttft, new.ttft),
-        tpot=_moved(known.tpot, new.tpot),
-        tokens_per_second=_moved(known.tokens_per_second, new.tokens_per_second),
-    )
-
-
-def _moved(known: float | None, new: float | None) -> float | None:
-    return known if known is not None and new is not None and abs(new - known) <= MOVED * known else new
-
-
-def _median(metric: str, before: Samples, after: Samples) -> float | None:
-    """Median of what a histogram's buckets have gained, interpolated within its bucket."""
-    gained = sorted(
-        (float(bound), count - before.get((name, bound), 0.0))
-        for (name, bound), count in after.items()
-        if name == metric
-    )
-    if not gained or gained[-1][1] <= 0:
-        return None
-    half, low, below = gained[-1][1] / 2, 0.0, 0.0
-    for bound, count in gained:
-        if count >= half:
-            return low if bound == float("inf") else low + (bound - low) * (half - below) / (count - below)
-        low, below = bound, count
-    return low
 
 
 class HttpAsk:

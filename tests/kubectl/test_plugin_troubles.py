@@ -2,12 +2,15 @@
 
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answering import api_server, kubeconfig
+
+from moe_operator import kubectl
 
 Plugin = Callable[..., subprocess.CompletedProcess[str]]
 DEPLOYMENTS = "/apis/moe-operator.dev/v1alpha1/namespaces/default/moedeployments"
@@ -92,3 +95,14 @@ def test_a_deployment_that_nobody_looked_at_says_so(plugin: Plugin, tmp_path: Pa
             assert (done.returncode, done.stdout) == (0, "m: no status yet; is the operator running?\n")
         assert said(plugin("plan", "m", kubeconfig=path)) == "error: m has no plan; see kubectl moe why m"
         assert "m has no replicas yet" in said(plugin("logs", "m", "--rank", "0", kubeconfig=path))
+
+
+def test_the_plugin_needs_nothing_of_what_the_operator_and_the_runtime_need() -> None:
+    modules = [f"moe_operator.kubectl.{path.stem}" for path in Path(kubectl.__file__).parent.glob("[a-z]*.py")]
+    script = f"""
+import importlib, sys
+for name in {modules}: importlib.import_module(name)
+print([name for name in ("aiohttp", "cryptography", "jinja2", "kopf", "torch") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"

@@ -14,8 +14,8 @@ from simulated import Cluster, manifest
 
 from moe_operator import manifests
 from moe_operator.engines import engine
-from moe_operator.probe import measure, parse_samples
 from moe_operator.reconcile.model import Endpoint
+from moe_operator.samples import measure, parse_samples
 from moe_plan.engines import engine_rules, engines
 from moe_plan.errors import ManifestError
 from moe_plan.layout import Coordinate, Layout

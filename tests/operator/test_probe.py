@@ -8,8 +8,9 @@ import pytest
 from operated import Frontends
 
 from moe_operator.engines import engine
-from moe_operator.probe import HttpAsk, Prober, Target, measure, parse_samples, steady
+from moe_operator.probe import HttpAsk, Prober, Target
 from moe_operator.reconcile.model import Endpoint
+from moe_operator.samples import measure, parse_samples, steady
 
 GROUP = ("ns", "m")
 OURS = engine("moe").metrics

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from moe_operator.reconcile.model import Object
 from moe_operator.reconcile.objects import (
     ATTEMPT_LABEL,
+    PLAN_KEY,
     REPLICA_LABEL,
     SLOT_LABEL,
     container_states,
@@ -16,7 +17,6 @@ from moe_operator.reconcile.objects import (
     node_of,
     terminating,
 )
-from moe_operator.reconcile.revisions import PLAN_KEY
 from moe_plan.errors import PlanError
 from moe_plan.layout import Coordinate, Layout
 from moe_plan.plan import Plan

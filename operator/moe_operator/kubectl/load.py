@@ -5,22 +5,18 @@ frontend/metrics.py. Rates and medians are those of the time between two reading
 counted since the ranks' start.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moe_operator.cli.tables import table
 from moe_operator.engines import engine
-from moe_operator.probe import measure, parse_samples
 from moe_operator.reconcile.model import Endpoint
+from moe_operator.samples import by_label, measure, parse_samples
 from moe_plan.plan import Plan
 from moe_plan.units import format_seconds
 
 SHOWN = 8
 """Experts and layers that are shown."""
-_SAMPLE = re.compile(r"^(\w+)\{(.+)\} ([-+.eE\d]+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +60,13 @@ def _row(plan: Plan, one: Readings) -> tuple[str, ...]:
 
 def _communication(one: Readings) -> str:
     """Share of the stages' time that was spent in communication, in the time between the readings."""
-    before, after = (_by_label(text, "moe_stage_seconds_total", "part") for text in (one.before, one.after))
+    before, after = (by_label(text, "moe_stage_seconds_total", "part") for text in (one.before, one.after))
     gained = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
     return f"{gained['communication'] / gained['step']:.0%}" if gained.get("step") else "–"
 
 
-def _by_label(text: str, metric: str, label: str) -> dict[str, float]:
-    """Samples of a metric by one of its labels, summed over the others."""
-    found: defaultdict[str, float] = defaultdict(float)
-    for name, labels, value in _SAMPLE.findall(text):
-        if name == metric:
-            found[dict(_LABEL.findall(labels)).get(label, "")] += float(value)
-    return found
-
-
 def _experts(plan: Plan, one: Readings, *, alone: bool) -> Iterator[str]:
-    tokens = _by_label(one.after, "moe_expert_tokens_total", "expert")
+    tokens = by_label(one.after, "moe_expert_tokens_total", "expert")
     if not sum(tokens.values()):
         return
     mean = sum(tokens.values()) / len(tokens)
@@ -96,7 +83,7 @@ def _experts(plan: Plan, one: Readings, *, alone: bool) -> Iterator[str]:
 
 
 def _layers(one: Readings) -> Iterator[str]:
-    uneven = _by_label(one.after, "moe_expert_load_max_over_mean", "layer")
+    uneven = by_label(one.after, "moe_expert_load_max_over_mean", "layer")
     if uneven:
         worst = sorted(uneven.items(), key=lambda item: (-item[1], int(item[0])))[:SHOWN]
         yield ""

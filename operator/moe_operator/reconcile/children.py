@@ -11,9 +11,18 @@ from moe_operator.manifests import render
 from moe_operator.reconcile import objects
 from moe_operator.reconcile.compare import within
 from moe_operator.reconcile.model import Object, View, Write
-from moe_operator.reconcile.objects import RENDERED, Identity, annotations, identity, namespace, owned, terminating
+from moe_operator.reconcile.objects import (
+    PLAN_KEY,
+    RENDERED,
+    Identity,
+    annotations,
+    identity,
+    namespace,
+    owned,
+    terminating,
+)
 from moe_operator.reconcile.record import Record
-from moe_operator.reconcile.revisions import PLAN_KEY, REMEMBERED, Revision
+from moe_operator.reconcile.revisions import REMEMBERED, Revision
 from moe_plan.spec import API_VERSION, KIND
 
 

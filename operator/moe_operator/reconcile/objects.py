@@ -14,6 +14,8 @@ PLAN_LABEL = f"{GROUP}/plan"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 PAUSED = f"{GROUP}/paused"
 RENDERED = f"{GROUP}/rendered"
+PLAN_KEY = "plan.json"
+"""Key of a plan's ConfigMap under which the plan is."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "moe-operator"
 

@@ -13,13 +13,13 @@ from moe_operator.manifests.merge import merge
 from moe_operator.manifests.render import plan_name, rendered_slots
 from moe_operator.placement import pod_requests
 from moe_operator.reconcile.model import Object
+from moe_operator.reconcile.objects import PLAN_KEY
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.manifest import parse_deployment
 from moe_plan.plan import Plan
 from moe_plan.planner import make_plan
 from moe_plan.spec import API_VERSION, KIND, Spec
 
-PLAN_KEY = "plan.json"
 SPEC_KEY = "spec.json"
 REMEMBERED = 1024
 """Proofs and parsed plans kept in memory: of as many deployments as one operator is meant for."""
