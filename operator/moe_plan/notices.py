@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from moe_plan.engines import engines
 from moe_plan.search import Forecast, room
 from moe_plan.subject import Subject
 from moe_plan.units import format_seconds
@@ -17,6 +18,7 @@ def notices(subject: Subject, found: Forecast) -> tuple[str, ...]:
         *_padding(subject, found),
         *_spare_gpus(subject, found),
         *_capacity(subject),
+        *_engine(subject),
     )
 
 
@@ -93,6 +95,14 @@ def _spare_gpus(subject: Subject, found: Forecast) -> Iterator[str]:
 
 
 def _capacity(subject: Subject) -> Iterator[str]:
-    factor = subject.limits.capacity_factor
-    if factor is not None and subject.spec.runtime.engine == "moe":
-        yield f"serving.capacityFactor: {factor:g} is not applied; the bundled runtime computes every token of every expert"
+    factor, engine = subject.limits.capacity_factor, engines().get(subject.spec.runtime.engine)
+    if factor is not None:
+        runs = engine.title if engine else "the bundled runtime"
+        yield f"serving.capacityFactor: {factor:g} is not applied; {runs} computes every token of every expert"
+
+
+def _engine(subject: Subject) -> Iterator[str]:
+    """What another engine decides by itself."""
+    given, engine = subject.spec.parallelism.micro_batches, engines().get(subject.spec.runtime.engine)
+    if engine is not None and given != "auto":
+        yield f"parallelism.microBatches: {given} are planned for, but {engine.title} makes its own"

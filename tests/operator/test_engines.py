@@ -473,3 +473,23 @@ def test_figures_of_all_shards_are_taken_together() -> None:
     metrics = engine("vllm").metrics
     measured = measure(Endpoint(answered=True), parse_samples(text(10)), parse_samples(text(60)), 2.0, metrics)
     assert measured.tokens_per_second == 100
+
+
+# What plans and pages say
+
+
+def test_what_an_engine_decides_by_itself_is_told() -> None:
+    serving, parallelism = {"capacityFactor": 1.2}, {"ep": 8, "microBatches": 4}
+    warnings = plan_of(deployment("sglang", serving=serving, parallelism=parallelism)).warnings
+    assert "serving.capacityFactor: 1.2 is not applied; SGLang computes every token of every expert" in warnings
+    assert "parallelism.microBatches: 4 are planned for, but SGLang makes its own" in warnings
+
+
+def test_the_page_names_versions_images_and_refusals_as_they_are() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text()
+    for name in OTHERS:
+        described = engine(name)
+        assert f"{described.title} {described.version} | `{described.images['cuda']}`" in page
+    with pytest.raises(ManifestError) as caught:
+        plan_of(example("seed-s1", "vllm"))
+    assert f"error: seed-s1-on-vllm.yaml: {caught.value.violations[0]}\n" in page
