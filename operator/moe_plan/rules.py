@@ -150,7 +150,7 @@ def memory_rules(subject: Subject, memory: Iterable[StageMemory]) -> Iterator[Vi
         "MemoryExceeded",
         f"a rank of stage {worst.pp} needs {format_bytes(worst.total)}, {format_bytes(worst.total - usable)} more than "
         f"the {format_bytes(usable)} usable of a {hardware.name}'s {format_bytes(hardware.memory_bytes)} (memoryReserve "
-        f"{hardware.memory_reserve:.0%}): {largest}{others}",
+        f"{100 * hardware.memory_reserve:g}%): {largest}{others}",
         _memory_remedy(worst, usable, subject.limits.max_model_length),
     )
 

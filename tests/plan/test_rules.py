@@ -221,7 +221,7 @@ def test_every_violation_is_told_at_once() -> None:
 def test_unknown_model_and_unknown_accelerator_are_told_together() -> None:
     codes = said(architecture="qwen3-30b", accelerator="h200")
     assert "did you mean qwen3-30b-a3b" in codes["UnknownModel"]
-    assert "did you mean h200-sxm" in codes["UnknownAccelerator"]
+    assert "the nearest is h200-sxm" in codes["UnknownAccelerator"]
 
 
 @pytest.mark.parametrize("field", ["ep", "tp", "pp"])

@@ -79,10 +79,10 @@ def _fastest_last(flops: Mapping[Any, float]) -> tuple[tuple[str, float], ...]:
 
 def _unknown(name: str) -> Violation:
     near = difflib.get_close_matches(name.lower(), hardware_names(), n=1, cutoff=0.4)
-    known = f"did you mean {near[0]}?" if near else f"known are {', '.join(hardware_names())}"
+    known = f"the nearest is {near[0]}" if near else f"known are {', '.join(hardware_names())}"
     return Violation(
         "spec.hardware.accelerator",
         "UnknownAccelerator",
         f"the catalogue has no accelerator {name!r}; {known}",
-        "give the figures of another GPU in spec.hardware.spec",
+        "name one of it, or give the figures of another GPU in spec.hardware.spec",
     )
