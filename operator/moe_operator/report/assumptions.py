@@ -1,7 +1,7 @@
 """What the plan rests upon beside the manifest: figures of the GPU, of the model and of the cost model, with sources.
 
-The cost model's sources are read from its data files: a key's trailing comment, else its table's `source`, else the
-comment lines right above the key or above its table.
+The cost model's sources are read from its data files: a key's comment, else its table's `source`, else its table's
+comment, else the one that the file begins with.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 
 from moe_plan.catalogue.hardware import hardware_sources
 from moe_plan.catalogue.models import load_model
+from moe_plan.cost.predict import profile_name
 from moe_plan.hardware import LinkTier
 from moe_plan.subject import Subject
 from moe_plan.units import format_bytes, format_seconds
@@ -36,7 +37,11 @@ class Assumption:
 
 def assumptions(subject: Subject) -> tuple[Assumption, ...]:
     """Every figure that the plan's numbers depend upon."""
-    return (*_of_gpu(subject), *_of_model(subject), *_of_cost_model())
+    return (
+        *_of_gpu(subject),
+        *_of_model(subject),
+        *_of_cost_model(profile_name(subject.spec.runtime.engine, subject.hardware)),
+    )
 
 
 def _of_gpu(subject: Subject) -> Iterator[Assumption]:
@@ -75,19 +80,23 @@ def _of_model(subject: Subject) -> Iterator[Assumption]:
         yield Assumption(f"model {entry.name}", "caveat", "", entry.note)
 
 
-def _of_cost_model() -> Iterator[Assumption]:
+def _of_cost_model(profile: str) -> Iterator[Assumption]:
     folder = files("moe_plan.cost")
+    profiles = tomllib.loads(folder.joinpath("engines.toml").read_text(encoding="utf-8"))
+    others = frozenset(profiles) - {profile}
     for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".toml"):
-            yield from of_file(file.name, file.read_text(encoding="utf-8"))
+            yield from of_file(file.name, file.read_text(encoding="utf-8"), others)
 
 
-def of_file(name: str, text: str) -> Iterator[Assumption]:
-    """The numbers of a TOML file, with the sources that its comments or `source` keys give."""
+def of_file(name: str, text: str, without: frozenset[str] = frozenset()) -> Iterator[Assumption]:
+    """The figures of a TOML file, with the sources that its comments or `source` keys give; tables `without` left out."""
     comments = _comments(text)
     for path, value, source in _leaves(tomllib.loads(text), (), ""):
-        found = comments.get(".".join(path)) or source or comments.get(".".join(path[:-1]), "")
-        yield Assumption(f"cost model, {name}", " ".join(path).replace("_", " "), _shown(value), found)
+        if without.isdisjoint(path):
+            found = comments.get(".".join(path)) or source or comments.get(".".join(path[:-1])) or comments.get("", "")
+            label, shown = _named(path, value)
+            yield Assumption(f"cost model, {name}", label, shown, found)
 
 
 def _leaves(table: dict[str, Any], path: tuple[str, ...], source: str) -> Iterator[tuple[tuple[str, ...], Any, str]]:
@@ -101,21 +110,40 @@ def _leaves(table: dict[str, Any], path: tuple[str, ...], source: str) -> Iterat
 
 
 def _comments(text: str) -> dict[str, str]:
-    """The comment of each key and table, by dotted path: behind it, or in the lines right above it."""
+    """The comment of each key and table by dotted path, and of the file by "": behind it, or in the lines around it.
+
+    What stands above a header or right below it is the table's, what stands above a key or behind it the key's, and
+    what the file begins with is the file's.
+    """
     found: dict[str, str] = {}
     above: list[str] = []
-    table = ""
+    table = fresh = ""
     for line in text.splitlines():
         header, key = _HEADER.match(line), _KEY.match(line)
+        if line.startswith("#"):
+            above.append(line[1:].strip())
+            continue
+        if not found and above:
+            found[""] = " ".join(above)
         if header:
-            table = header[1].strip()
+            table = fresh = header[1].strip()
             found[table] = header[2] or " ".join(above)
         elif key:
-            trailing = _TRAILING.search(line)
-            path = f"{table}.{key[1]}" if table else key[1]
-            found[path] = trailing[1].strip() if trailing else " ".join(above)
-        above = [*above, line[1:].strip()] if line.startswith("#") else []
+            trailing, path = _TRAILING.search(line), f"{table}.{key[1]}" if table else key[1]
+            found[path] = trailing[1].strip() if trailing else ""
+            owner = table if fresh else path
+            found[owner] = found.get(owner) or " ".join(above)
+            fresh = ""
+        above = []
     return found
+
+
+def _named(path: tuple[str, ...], value: Any) -> tuple[str, str]:
+    """Name and value for people; a name that ends in _s is of seconds."""
+    name = " ".join(path).replace("_", " ")
+    if name.endswith(" s") and isinstance(value, float):
+        return name[:-2], format_seconds(value)
+    return name, _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -29,6 +29,11 @@ class Material:
     assumptions: tuple[Assumption, ...]
     audits: tuple[Audit, ...]
 
+    @property
+    def serves(self) -> bool:
+        """Whether the plan is for serving; of training only the memory is planned."""
+        return self.subject.spec.workload.mode == "serving"
+
     @cached_property
     def layout(self) -> Layout:
         """The plan's layout."""
@@ -81,12 +86,13 @@ def gather(
 ) -> Material:
     """Work out what the documents tell. `config` is what spec.model.configFrom refers to; `audits` are of claims."""
     subject = resolve(deployment, config)
+    serves = subject.spec.workload.mode == "serving"
     return Material(
         subject=subject,
         plan=plan,
-        flows=flows(subject, plan),
-        alternatives=alternatives(subject, plan),
-        sweeps=sweeps(deployment, plan, config),
+        flows=flows(subject, plan) if serves else (),
+        alternatives=alternatives(subject, plan) if serves else (),
+        sweeps=sweeps(deployment, plan, config) if serves else (),
         assumptions=assumptions(subject),
         audits=tuple(audits),
     )

@@ -38,6 +38,7 @@ TIME_MEANINGS = {
     "pp_send": "hidden states to the next stage",
     "pp_bubble": "stages waiting for each other",
     "overhead": "launches, small kernels, scheduling, sampling",
+    "queueing": "waiting for other requests' prompts and for room",
 }
 
 
@@ -112,9 +113,14 @@ def tiles(material: Material) -> Iterator[Tile]:
         f"{degrees.world:,}{replicas}",
         f"ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp}, in {plan.slots:,} pods of {plan.ranks_per_slot}",
     )
-    yield Tile("fullest rank", format_bytes(fullest), f"of {usable} usable, KV cache included")
-    yield Tile("TTFT", format_seconds(prediction.ttft), _target(prediction.ttft, workload.ttft))
-    yield Tile("TPOT", format_seconds(prediction.tpot), _target(prediction.tpot, workload.tpot))
+    yield Tile(
+        "fullest rank", format_bytes(fullest), f"of {usable} usable{', KV cache included' if material.serves else ''}"
+    )
+    if not material.serves:
+        return
+    for name, target in (("ttft", workload.ttft), ("tpot", workload.tpot)):
+        predicted, between = getattr(prediction, name), getattr(prediction, f"{name}_interval")
+        yield Tile(name.upper(), format_seconds(predicted), f"{_target(predicted, target)}; {_likely(between)}")
     yield Tile(
         "tokens/s", f"{prediction.tokens_per_s:,.0f}", f"{prediction.tokens_per_s_per_gpu:,.1f} a GPU, output tokens"
     )
@@ -122,9 +128,14 @@ def tiles(material: Material) -> Iterator[Tile]:
 
 def _target(predicted: float, target: float | None) -> str:
     if target is None:
-        return "predicted; no target given"
+        return "no target given"
     verdict = "within" if predicted <= target else f"{predicted / target:.2g} times"
-    return f"predicted; {verdict} the target of {format_seconds(target)}"
+    return f"{verdict} the target of {format_seconds(target)}"
+
+
+def _likely(between: tuple[float, float]) -> str:
+    low, high = map(format_seconds, between)
+    return f"80 % interval {low} to {high}"
 
 
 _DOES = {"tp": "all-reduces", "ep": "dispatches and combines", "pp": "passes hidden states on"}
@@ -146,7 +157,7 @@ def _traffic(material: Material) -> Iterator[tuple[Any, charts.Bar]]:
     colours = charts.hues(("tp all-reduce", "dispatch", "combine", "stage boundary"))
     for tier in material.subject.hardware.links:
         for flow in material.flows:
-            if flow.tier == tier:
+            if flow.tier.scope == tier.scope:
                 text = f"{format_bytes(flow.decode_bytes)} a rank and decode step"
                 yield (
                     flow,
@@ -201,7 +212,7 @@ def _parts(times: TimeParts) -> list[tuple[str, float]]:
 
 def _time_bars(material: Material) -> list[charts.Bar]:
     prediction = material.plan.prediction
-    named = (("decode step", prediction.tpot_parts), ("prefill", prediction.ttft_parts))
+    named = (("decode step", prediction.tpot_parts), ("first token", prediction.ttft_parts))
     colours = charts.hues(tuple(TIME_MEANINGS))
     found = []
     for name, times in named:

@@ -12,7 +12,7 @@ from moe_plan.shares import layer_kinds
 
 VERSION = "moe-operator.dev/strategy/v1"
 _AS_PLANNED = {"name", "degrees", "rank_order", "replicas", "micro_batches", "slots", "ranks_per_slot", "engine"}
-_RESULTS = {"stages", "experts", "limits", "memory", "kv_cache", "prediction", "warnings"}
+_RESULTS = {"stages", "experts", "limits", "memory", "kv_cache", "warnings"}
 
 
 def strategy_json(material: Material) -> str:
@@ -38,6 +38,7 @@ def strategy(material: Material) -> dict[str, Any]:
         "ranks": [_rank(material, rank) for rank in range(plan.degrees.world)],
         "groups": {dimension: material.groups(dimension) for dimension in ("tp", "ep", "pp")},
         **plan.model_dump(mode="json", include=_RESULTS),
+        "prediction": plan.prediction.model_dump(mode="json") if material.serves else None,
         "load": {"busiest_share": material.busiest_share, "busiest_over_mean": material.skew},
         "traffic": [_flow(flow) for flow in material.flows],
     }

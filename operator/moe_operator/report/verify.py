@@ -24,6 +24,7 @@ Strategy = dict[str, Any]
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
 VERSION = "moe-operator.dev/verification/v1"
+UNPREDICTED = "nothing is predicted: the mode is training"
 
 
 def ceil_div(dividend: int, divisor: int) -> int:
@@ -279,6 +280,7 @@ def check_degrees(s: Strategy) -> str:
 
 def check_ranks(s: Strategy) -> str:
     """Each rank once, at its coordinate and its place."""
+    hold(sorted(s["rank_order"]), ["ep", "pp", "tp"], "dimensions of rank_order")
     points, each = coordinates(s), s["ranks_per_slot"]
     hold(len(s["ranks"]), len(points), "number of ranks")
     for rank, (row, point) in enumerate(zip(s["ranks"], points, strict=True)):
@@ -398,6 +400,8 @@ def check_cache(s: Strategy) -> str:
 
 def check_times(s: Strategy) -> str:
     """The parts of a time add up to it."""
+    if s["prediction"] is None:
+        return UNPREDICTED
     for name in ("ttft", "tpot"):
         parts = s["prediction"][name + "_parts"]
         near(parts["total"], sum(value for part, value in parts.items() if part != "total"), f"parts of {name}")
@@ -409,6 +413,8 @@ def check_times(s: Strategy) -> str:
 
 def check_rate(s: Strategy) -> str:
     """Tokens a second are within what the times allow."""
+    if s["prediction"] is None:
+        return UNPREDICTED
     prediction, workload = s["prediction"], s["workload"]
     rate, replicas = prediction["tokens_per_s"], s["replicas"]
     near(prediction["tokens_per_s_per_gpu"], rate / (max(1, replicas) * s["world"]), "tokens/s a GPU")
@@ -423,6 +429,8 @@ def check_rate(s: Strategy) -> str:
 
 def check_roofline(s: Strategy) -> str:
     """No decode step reads its weights, and no rate does its arithmetic, faster than the GPU can."""
+    if s["prediction"] is None:
+        return UNPREDICTED
     hardware, formats = s["hardware"], s["model"]["shape"]["formats"]
     read = sum(
         sum(params[part] for part in ("attention", "shared_experts", "dense_ffn"))
