@@ -75,6 +75,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in blocks() if block.is_run_here], ids=name_of)
 def test_commands_of_pages_work_as_shown(block: Block, checkout: Path) -> None:
     assert block.commands, "a console block without a command"
