@@ -18,7 +18,7 @@ def offered(line: str, tmp_path: Path) -> list[str]:
 eval "$(moe --show-completion bash)"
 COMP_WORDS=({" ".join(word or "''" for word in words)})
 COMP_CWORD={len(words) - 1}
-_moe_completion
+_moe_completion moe
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
@@ -29,6 +29,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BASH is None, reason="no bash on this machine")
 def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     assert offered("moe pl", tmp_path) == ["plan"]
