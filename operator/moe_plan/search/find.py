@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe_plan.search.arrays import Bools
+from moe_plan.search.copies import Bounds, Hopeful, with_copies
 from moe_plan.search.front import front
 from moe_plan.search.layouts import layouts
 from moe_plan.search.rows import Rows, make_rows
 from moe_plan.search.space import Space
-from moe_plan.search.sweep import at_any_load, at_workload, predict_columns
-from moe_plan.search.swept import Swept
+from moe_plan.search.sweep import Loads, at_any_load, at_workload
+from moe_plan.search.swept import Swept, sweep
 from moe_plan.subject import Subject
 
 RUNNERS_UP = 8
@@ -28,36 +30,89 @@ class Search:
     """The sweep at the workload's load, of every layout that fits."""
 
     rows: Rows
+    """Those with the fewest copies of experts."""
     workload: Swept
 
     @property
     def best(self) -> int | None:
         """The best candidate; None where no layout fits."""
-        found = self.workload.best_first(np.ones(len(self.workload), dtype=np.bool_), 1)
-        return int(found[0]) if len(found) else None
+        return _best(self.workload)
 
     @property
     def fewest(self) -> int | None:
         """The best candidate of the fewest GPUs with which the targets are met; None where they are not."""
-        met = self.workload.shortfall == 0
-        if not met.any():
-            return None
-        gpus = self.workload.gpus
-        return int(self.workload.best_first(met & (gpus == gpus[met].min()), 1)[0])
+        return _fewest(self.workload)
 
 
 def search(subject: Subject, space: Space) -> Search:
     """Every layout of a space at the workload's load."""
+
+    def loads(rows: Rows) -> Loads:
+        return at_workload(subject, space, rows)
+
     rows = make_rows(subject, space, layouts(subject, space))
-    loads = at_workload(subject, space, rows)
-    return Search(rows, Swept(subject, space, rows, loads, predict_columns(subject, rows, loads)))
+    base = sweep(subject, space, rows, loads(rows))
+    return Search(rows, with_copies(rows, base, loads, _may_be_told, "all"))
 
 
 def any_load(found: Search) -> Swept:
     """The same layouts at any load."""
     subject, space = found.workload.subject, found.workload.space
-    loads = at_any_load(subject, space, found.rows)
-    return Swept(subject, space, found.rows, loads, predict_columns(subject, found.rows, loads))
+
+    def loads(rows: Rows) -> Loads:
+        return at_any_load(subject, space, rows)
+
+    base = sweep(subject, space, found.rows, loads(found.rows))
+    return with_copies(found.rows, base, loads, _may_be_in_front, "balanced")
+
+
+def _may_be_told(base: Swept) -> Hopeful:
+    """Candidates that may be better than the last runner-up, or need as few GPUs as any that meets the targets."""
+    best, fewest = _best(base), _fewest(base)
+    last = None if best is None else (best, *_runners_up(base, best))[-1]
+    workload = base.subject.spec.workload
+
+    def hopeful(bounds: Bounds) -> Bools:
+        if last is None or fewest is None or base.shortfall[last] > 0:
+            return np.ones(len(bounds.gpus), dtype=np.bool_)
+        hope: Bools = (bounds.tokens_per_s >= base.times.tokens_per_s[last]) | (bounds.gpus < base.gpus[fewest])
+        same = bounds.gpus == base.gpus[fewest]
+        hope |= same & (bounds.tokens_per_s >= base.times.tokens_per_s[fewest])
+        for bound, target in ((bounds.ttft, workload.ttft), (bounds.tpot, workload.tpot)):
+            if target is not None:
+                hope &= bound <= target
+        if workload.mode != "training":
+            hope &= bounds.crowding <= 1
+        return hope
+
+    return hopeful
+
+
+def _may_be_in_front(base: Swept) -> Hopeful:
+    """Candidates that no point of the front beats."""
+    points = list(front_of(base))
+    known = list(zip(base.rate[points], base.times.tpot[points], base.times.ttft[points], strict=True))
+
+    def hopeful(bounds: Bounds) -> Bools:
+        rate = bounds.tokens_per_s / bounds.gpus
+        beaten = np.zeros(len(rate), dtype=np.bool_)
+        for best, tpot, ttft in known:
+            beaten |= (rate <= best) & (bounds.tpot >= tpot) & (bounds.ttft >= ttft)
+        return ~beaten
+
+    return hopeful
+
+
+def _best(swept: Swept) -> int | None:
+    found = swept.best_first(np.ones(len(swept), dtype=np.bool_), 1)
+    return int(found[0]) if len(found) else None
+
+
+def _fewest(swept: Swept) -> int | None:
+    met = swept.shortfall == 0
+    if not met.any():
+        return None
+    return int(swept.best_first(met & (swept.gpus == swept.gpus[met].min()), 1)[0])
 
 
 def front_of(swept: Swept) -> tuple[int, ...]:
@@ -67,7 +122,10 @@ def front_of(swept: Swept) -> tuple[int, ...]:
 
 def runners_up(found: Search, best: int) -> tuple[int, ...]:
     """The best candidates of other degrees or replicas than the best one's, the best first."""
-    swept = found.workload
+    return _runners_up(found.workload, best)
+
+
+def _runners_up(swept: Swept, best: int) -> tuple[int, ...]:
     told = {_family(swept, best)}
     others: list[int] = []
     for candidate in swept.best_first(np.ones(len(swept), dtype=np.bool_), _LOOKED_AT).tolist():

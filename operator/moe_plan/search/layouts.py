@@ -36,6 +36,11 @@ class Layouts:
         """Some of the candidates, repeats allowed."""
         return Layouts(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    def joined(self, other: "Layouts") -> "Layouts":
+        """These candidates, then the others."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Layouts(*map(np.concatenate, pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class Dealt:
@@ -66,20 +71,8 @@ def layouts(subject: Subject, space: Space) -> Layouts:
     found = Layouts(ep[row], tps, pps, per_rank[row])
     world, per_node = found.world, subject.hardware.gpus_per_node
     found = found.take((world <= space.max_world) & ((world <= per_node) | (world % per_node == 0)))
-    found = found.take(_weights_may_fit(subject, found))
+    found = found.take(weights_may_fit(subject, found))
     return found.take(np.lexsort((found.tp, found.pp, found.world)))
-
-
-def with_more_copies(subject: Subject, space: Space, base: Layouts) -> Layouts:
-    """The same layouts with each larger number of physical experts a rank that the algebra allows."""
-    if space.redundant is not None:
-        return base.take(np.zeros(0, dtype=np.int64))
-    more = subject.experts - base.per_rank
-    rows = np.repeat(np.arange(len(base)), more)
-    added = np.arange(len(rows)) - np.repeat(np.cumsum(more) - more, more) + 1
-    found = base.take(rows)
-    found = Layouts(found.ep, found.tp, found.pp, found.per_rank + added)
-    return found.take(_weights_may_fit(subject, found))
 
 
 def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
@@ -117,7 +110,7 @@ def _experts(subject: Subject, space: Space) -> tuple[Ints, Ints]:
     return ep, physical // ep
 
 
-def _weights_may_fit(subject: Subject, candidates: Layouts) -> Bools:
+def weights_may_fit(subject: Subject, candidates: Layouts) -> Bools:
     """Whether the average stage's layers alone leave room: the fullest stage holds no less than the average one."""
     formats = subject.shape.formats
     costs = layer_costs(subject.shape, candidates.tp, candidates.per_rank)

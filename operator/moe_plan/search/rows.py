@@ -8,8 +8,8 @@ from moe_plan.cost.collectives import Links, span_of
 from moe_plan.engines import engines, expressible
 from moe_plan.layout import Dimension, Layout
 from moe_plan.search.arrays import Bools, Floats, Ints
-from moe_plan.search.layouts import Layouts, deal_columns
-from moe_plan.search.network import in_orders
+from moe_plan.search.layouts import Dealt, Layouts, deal_columns
+from moe_plan.search.network import Ordered, in_orders
 from moe_plan.search.pipeline import StageColumns
 from moe_plan.search.space import Space
 from moe_plan.subject import Subject
@@ -59,10 +59,24 @@ def make_rows(subject: Subject, space: Space, candidates: Layouts) -> Rows:
     degrees: dict[Dimension, Ints] = {"ep": candidates.ep, "tp": candidates.tp, "pp": candidates.pp}
     allowed = subject.spec.parallelism.allow_cross_node_tensor_parallel
     ordered = in_orders(space.rank_orders, degrees, subject.hardware, "allowed" if allowed else "never")
-    suited, inverse = np.unique(ordered.candidate, return_inverse=True)
-    dealt = deal_columns(subject, candidates.take(suited))
-    pairs = np.flatnonzero(dealt.fits[inverse])
-    rows = inverse[pairs]
+    suited, at = np.unique(ordered.candidate, return_inverse=True)
+    _, found = _fitting(subject, space, deal_columns(subject, candidates.take(suited)), at, ordered)
+    return found
+
+
+def copied_rows(subject: Subject, space: Space, rows: Rows, parent: Ints, per_rank: Ints) -> tuple[Ints, Rows]:
+    """Rows with other numbers of physical experts a rank: those that fit, and which rows they were."""
+    of = rows.layouts.take(parent)
+    dealt = deal_columns(subject, Layouts(of.ep, of.tp, of.pp, per_rank))
+    fanouts = {dimension: tiers[:, parent] for dimension, tiers in rows.fanouts.items()}
+    pairs, found = _fitting(subject, space, dealt, np.arange(len(parent)), Ordered(parent, rows.order[parent], fanouts))
+    return parent[pairs], found
+
+
+def _fitting(subject: Subject, space: Space, dealt: Dealt, at: Ints, ordered: Ordered) -> tuple[Ints, Rows]:
+    """Which pairs of a dealt layout and a rank order fit and can be expressed, and their rows."""
+    pairs = np.flatnonzero(dealt.fits[at])
+    rows = at[pairs]
     found = Rows(
         dealt.layouts.take(rows),
         dealt.stages.take(rows),
@@ -72,7 +86,8 @@ def make_rows(subject: Subject, space: Space, candidates: Layouts) -> Rows:
         ordered.order[pairs],
         {dimension: tiers[:, pairs] for dimension, tiers in ordered.fanouts.items()},
     )
-    return found.take(np.flatnonzero(_expressible(subject, space, found)))
+    kept = np.flatnonzero(_expressible(subject, space, found))
+    return pairs[kept], found.take(kept)
 
 
 def _expressible(subject: Subject, space: Space, rows: Rows) -> Bools:

@@ -1,7 +1,7 @@
 """Predictions of rows under loads: the cost model's formulas over columns, a few thousand candidates at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -33,6 +33,12 @@ class Loads:
     def __len__(self) -> int:
         return len(self.row)
 
+    def joined(self, other: "Loads", rows: int) -> "Loads":
+        """These loads, then those of other rows that come after so many."""
+        moved = replace(other, row=other.row + rows)
+        pairs = ((getattr(self, field.name), getattr(moved, field.name)) for field in fields(self))
+        return Loads(*map(np.concatenate, pairs))
+
     def take(self, which: Ints | Bools | slice) -> "Loads":
         """Some of them."""
         return Loads(self.row[which], self.replicas[which], self.micro_batches[which], self.concurrency[which])
@@ -48,14 +54,21 @@ class Times:
     """Output tokens over the whole deployment."""
     batch: Ints
     """Requests decoded together on a shard."""
+    unqueued: Floats
+    """TTFT without waiting for other requests."""
+
+    def joined(self, other: "Times") -> "Times":
+        """These times, then the others."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Times(*map(np.concatenate, pairs))
 
 
 def predict_columns(subject: Subject, rows: Rows, loads: Loads) -> Times:
     """What `cost.predict` says of each load."""
     setting = _setting(subject)
     parts = [_part(subject, setting, rows, loads.take(slice(i, i + CHUNK))) for i in range(0, len(loads), CHUNK)]
-    columns = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0))
-    return Times(columns[0], columns[1], columns[2], columns[3].astype(np.int64))
+    columns = np.concatenate(parts, axis=1) if parts else np.zeros((5, 0))
+    return Times(columns[0], columns[1], columns[2], columns[3].astype(np.int64), columns[4])
 
 
 def at_any_load(subject: Subject, space: Space, rows: Rows) -> Loads:
@@ -140,7 +153,7 @@ def _setting(subject: Subject) -> Setting:
 
 
 def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Floats:
-    """ttft, tpot, tokens_per_s and batch of a chunk, `[4, candidates]`."""
+    """The figures of `Times` of a chunk, `[5, candidates]`."""
     workload, here = subject.spec.workload, rows.take(loads.row)
     layouts, stages = here.layouts, here.stages
     case = Case(
@@ -167,5 +180,6 @@ def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Float
         kv_requests=here.kv_requests,
     )
     found = forecast(setting, case)
-    columns = (found.ttft.total, found.tpot.total, found.tokens_per_s, found.batch)
+    ttft = found.ttft.total
+    columns = (ttft, found.tpot.total, found.tokens_per_s, found.batch, ttft - found.ttft.queueing)
     return np.stack([np.broadcast_to(column, len(loads)) for column in columns])

@@ -1,0 +1,188 @@
+"""More copies of experts than even dealing needs: only for layouts that they could bring among the best.
+
+Copies even out the load of ranks: the busiest rank is dealt a smaller share of the routed tokens, and of that a
+smaller multiple by skewed routing. Nothing else of a step becomes less, since each copy takes memory and may have to be
+read. With shares a and a' of the routed tokens by dealing, and r and r' by dealing and skew, a step takes at least
+g = min(a' / a, r' / r, 1) of its time before: rows computed fall by r' / r; of a layer's weights those are read that a
+token reaches, which is a concave function of a; the rest is no shorter. So:
+
+1. A number of copies for which g is 0.99 or more, seen from a smaller number, saves at most 1 % of any step. Such numbers
+   are left out, and what a search calls best is the best to within 1 %.
+2. With a' and r' at least 1 / ep, an even share, the times of a layout without more copies bound what it could do with
+   them. A layout whose bounds are beaten already needs no look; nor does a number of copies whose own bounds are.
+
+The wait for other prompts in a steady queue alone may shorten as steps grow, since requests then come more slowly: all
+of TTFT's queueing is left out of the bounds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from moe_plan.cost.constants import constants
+from moe_plan.cost.kernels import Experts, skew
+from moe_plan.model import MoeFfn
+from moe_plan.search.arrays import Bools, Floats, Ints
+from moe_plan.search.layouts import Layouts, busiest_columns
+from moe_plan.search.rows import Rows, copied_rows
+from moe_plan.search.sweep import Loads
+from moe_plan.search.swept import Swept, sweep
+from moe_plan.shares import layer_kinds
+from moe_plan.subject import Subject
+
+_KEPT = 0.99
+"""Share of a step's time below which more copies must be able to bring it."""
+
+_NEAR = 1.1
+"""Multiple of the least share of rows within which a number of copies is tried first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What candidates could do at best: of times lower bounds, of rates upper ones. `[candidates]` each."""
+
+    ttft: Floats
+    tpot: Floats
+    tokens_per_s: Floats
+    gpus: Ints
+    crowding: Floats
+    """Requests for each one that the KV caches hold; beyond 1 the other bounds say nothing."""
+
+
+Hopeful = Callable[[Bounds], Bools]
+"""Which candidates are not yet beaten by what is known, going by their bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is predicted of rows with some copies, against which those with more are held."""
+
+    swept: Swept
+    row: Ints
+    """For each row without more copies its row here, or -1."""
+
+    def bounds(self, copied: Swept, parent: Ints) -> Bounds:
+        """Bounds on candidates with more copies; none where nothing is known."""
+        base, loads, row = self.swept, copied.loads, self.row[parent]
+        shares = [_shares(copied.subject, layouts) for layouts in (copied.layouts, base.layouts)]
+        gain = np.where(row < 0, 0.0, np.minimum(1.0, (shares[0] / shares[1][:, row]).min(axis=0)))
+        gain[copied.layouts.per_rank <= base.layouts.per_rank[row]] = 0.0
+        found, before = _before(base, loads, row[loads.row], base.layouts.ep)
+        bound = np.zeros((2, len(loads)))
+        bound[:, found] = np.stack([base.times.ttft, base.times.tpot])[:, before] * gain[loads.row[found]]
+        return Bounds(bound[0], bound[1], _rate(copied, *bound), copied.gpus, copied.crowding)
+
+
+def with_copies(
+    rows: Rows,
+    base: Swept,
+    make_loads: Callable[[Rows], Loads],
+    hopeful: Callable[[Swept], Hopeful],
+    numbers: Literal["balanced", "all"],
+) -> Swept:
+    """The candidates of rows, and those with more copies of experts that may be among the best.
+
+    The number of copies that comes near to the best balance is tried first, since what it reaches beats most others,
+    and then, if asked for, all others.
+    """
+    subject, layouts = base.subject, rows.layouts
+    if base.space.redundant is not None or not len(base):
+        return base
+    even = np.minimum(1.0, 1 / layouts.ep / _shares(subject, layouts).max(axis=0))[base.loads.row]
+    ttft, tpot = even * base.times.ttft, even * base.times.tpot
+    hope = hopeful(base)(Bounds(ttft, tpot, _rate(base, ttft, tpot), base.gpus, base.crowding))
+    more = _more(subject, layouts, np.unique(base.loads.row[hope]))
+    known, swept = [_Known(base, np.arange(len(rows)))], base
+    for parent, per_rank in more if numbers == "all" else more[:1]:
+        of, copied = copied_rows(subject, base.space, rows, parent, per_rank)
+        found = Swept.without_times(subject, base.space, copied, make_loads(copied))
+        kept = hopeful(swept)(_tightest([each.bounds(found, of) for each in known]))
+        found = sweep(subject, base.space, copied, found.loads.take(kept))
+        here = np.full(len(rows), -1)
+        here[of] = np.arange(len(of))
+        known.append(_Known(found, here))
+        swept = swept.joined(found)
+    return swept
+
+
+def _rate(swept: Swept, ttft: Floats, tpot: Floats) -> Floats:
+    """Tokens/s with such times, if all requests are served at once."""
+    output = swept.subject.spec.workload.output_tokens
+    life = ttft + (output - 1) * tpot
+    rate = np.full(len(life), np.inf)
+    np.divide(swept.loads.concurrency * output, life, out=rate, where=life > 0)
+    return rate
+
+
+def _tightest(bounds: list[Bounds]) -> Bounds:
+    """The tightest of several bounds on the same candidates."""
+    first = bounds[0]
+    for other in bounds[1:]:
+        rate = np.minimum(first.tokens_per_s, other.tokens_per_s)
+        first = Bounds(
+            np.maximum(first.ttft, other.ttft), np.maximum(first.tpot, other.tpot), rate, first.gpus, first.crowding
+        )
+    return first
+
+
+def _before(base: Swept, loads: Loads, parent: Ints, ep: Ints) -> tuple[Ints, Ints]:
+    """Which loads are known without more copies, and as which candidates.
+
+    A load is that of the same row, replicas and micro-batches with as many requests a shard, or with the power of two
+    below: fewer requests take no longer.
+    """
+    own = _keys(base.loads, base.loads.row, ep)
+    order = np.argsort(own, kind="stable")
+    wanted = _keys(loads, parent, ep)
+    at = np.minimum(np.searchsorted(own[order], wanted), len(order) - 1)
+    known = np.flatnonzero(own[order[at]] == wanted)
+    return known, order[at[known]]
+
+
+def _keys(loads: Loads, row: Ints, ep: Ints) -> Ints:
+    """One number for row, replicas, micro-batches and the power of two of the requests a shard."""
+    power = np.frexp(loads.concurrency / (ep[row] * loads.replicas))[1] + 32
+    micro_batches = np.minimum(loads.micro_batches, 2**14 - 1)
+    row = np.maximum(row, -1)
+    return np.asarray((((row << 14 | micro_batches) << 11) | np.minimum(loads.replicas, 2**11 - 1)) << 7 | power)
+
+
+def _more(subject: Subject, layouts: Layouts, rows: Ints) -> list[tuple[Ints, Ints]]:
+    """Rows and physical experts a rank beyond theirs, those of no use left out: first one near the best, then the rest."""
+    ep, inverse = np.unique(layouts.ep[rows], return_inverse=True)
+    useful = [_useful(subject, int(degree)) for degree in ep]
+    parts = []
+    for choice in (0, 1):
+        found = [useful[number][choice] for number in inverse]
+        counts = [len(per_rank) for per_rank in found]
+        parts.append((np.repeat(rows, counts), np.concatenate(found) if found else rows))
+    return parts
+
+
+def _useful(subject: Subject, ep: int) -> tuple[Ints, Ints]:
+    """Physical experts a rank, beyond the fewest, that bring some step below 0.99 of what any smaller number does.
+
+    Smaller numbers are represented by those with the least shares so far, one for dealing and one for routing. First
+    the least number that is near to the least share, then the others.
+    """
+    per_rank = np.arange(-(-subject.experts // ep), subject.experts + 1)
+    shares = _shares(subject, Layouts(np.full_like(per_rank, ep), per_rank, per_rank, per_rank)).T.tolist()
+    kept, least = [], [shares[0], shares[0]]
+    for number, share in enumerate(shares[1:], start=1):
+        if all(share[0] < _KEPT * known[0] or share[1] < _KEPT * known[1] for known in least):
+            kept.append(number)
+            least = [min(least[0], share, key=lambda of: of[0]), min(least[1], share, key=lambda of: of[1])]
+    near = next((n for n in kept if shares[n][1] <= _NEAR * min(shares[n][1] for n in kept)), None)
+    return per_rank[[near] if near is not None else []], per_rank[[n for n in kept if n != near]]
+
+
+def _shares(subject: Subject, layouts: Layouts) -> Floats:
+    """Shares of the routed tokens that the busiest rank is dealt, and of their rows with skew, `[2, candidates]`."""
+    dealt = busiest_columns(subject.experts, layouts.ep, layouts.per_rank)
+    redundant = layouts.ep * layouts.per_rank - subject.experts
+    experts = Experts(subject.experts, redundant, layouts.per_rank, layouts.ep, 1, dealt)
+    chosen = {kind.ffn.top_k for kind in layer_kinds(subject.shape) if isinstance(kind.ffn, MoeFfn)}
+    skews = [skew(experts, top_k, constants().routing) for top_k in sorted(chosen)]
+    return np.stack([dealt, dealt * np.max(skews, axis=0)])
