@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from moe_operator import cli
+from moe_operator.kubectl import app as kubectl
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = tomllib.loads(Path(__file__).with_name("commands.toml").read_text())["command"]
@@ -95,6 +98,15 @@ def test_commands_of_pages_work_as_shown(block: Block, checkout: Path) -> None:
     if "exact" in block.words:
         wanted = ".*".join(map(re.escape, block.output.split("…")))
         assert re.fullmatch(wanted, done.stdout, re.DOTALL), f"it prints\n{done.stdout}"
+
+
+def test_every_command_of_ours_on_a_page_is_one() -> None:
+    programs = {"moe": cli.app, "kubectl moe": kubectl.app}
+    known = {name: {c.name or c.callback.__name__ for c in app.registered_commands} for name, app in programs.items()}
+    known["moe"] |= {group.typer_instance.info.name for group in cli.app.registered_groups}
+    for page in PAGES[1:]:
+        for program, command in re.findall(r"(?:`|\$ )((?:kubectl )?moe) (\w+)", page.read_text()):
+            assert command in known[program], f"{page.name}: {program} {command}"
 
 
 @pytest.mark.parametrize("block", blocks(), ids=name_of)

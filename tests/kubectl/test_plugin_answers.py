@@ -64,6 +64,14 @@ def test_status_tells_the_last_failure_and_counts_restarts() -> None:
     assert "replica 0: slot 1 on node-1: container runtime exited with 3: ValueError: tensor" in shown
 
 
+def test_status_of_a_spec_without_a_plan_shows_no_figures() -> None:
+    cluster = Cluster(manifest(parallelism={"ep": 5}))
+    cluster.settle()
+    shown = status(cluster)
+    assert shown.startswith("m: no plan, 0/1 ready\n  Ready False, ")
+    assert "predicted" not in shown
+
+
 def test_status_before_the_operator_has_looked_says_so() -> None:
     assert status_lines(manifest()) == ["m: no status yet; is the operator running?"]
 

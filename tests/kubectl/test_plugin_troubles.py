@@ -97,6 +97,12 @@ def test_a_deployment_that_nobody_looked_at_says_so(plugin: Plugin, tmp_path: Pa
         assert "m has no replicas yet" in said(plugin("logs", "m", "--rank", "0", kubeconfig=path))
 
 
+def test_the_client_is_not_installed(plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "moe_operator.kubectl.cluster", None)
+    line = said(plugin("status", "m", kubeconfig=tmp_path / "absent"))
+    assert line.endswith("is not installed; pip install 'moe-operator[kubectl]'")
+
+
 def test_the_plugin_needs_nothing_of_what_the_operator_and_the_runtime_need() -> None:
     modules = [f"moe_operator.kubectl.{path.stem}" for path in Path(kubectl.__file__).parent.glob("[a-z]*.py")]
     script = f"""

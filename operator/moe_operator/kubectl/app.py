@@ -192,8 +192,10 @@ def main() -> NoReturn:
 
 
 def _cluster(kubeconfig: str | None, context: str | None, namespace: str | None) -> "Cluster":
-    from moe_operator.kubectl.cluster import Cluster  # noqa: PLC0415  # takes most of a second to import
-
+    try:
+        from moe_operator.kubectl.cluster import Cluster  # noqa: PLC0415  # takes most of a second to import
+    except ImportError as error:
+        raise PlanError(f"{error.name} is not installed; pip install 'moe-operator[kubectl]'") from error
     return Cluster(kubeconfig, context, namespace)
 
 

@@ -18,7 +18,7 @@ def status_lines(deployment: Object) -> list[str]:
     status = deployment.get("status")
     if not status:
         return [f"{name(deployment)}: no status yet; is the operator running?"]
-    lines = [*_head(deployment, status), "", *_figures(status)]
+    lines = [*_head(deployment, status), *_figures(status)]
     replicas = status.get("replicaStatuses") or []
     if replicas:
         lines += ["", *_replicas(replicas)]
@@ -60,11 +60,13 @@ def _head(deployment: Object, status: Mapping[str, Any]) -> Iterator[str]:
 
 def _figures(status: Mapping[str, Any]) -> list[str]:
     plan, measured = status.get("plan") or {}, status.get("measured") or {}
+    if not plan:
+        return []
     rows = [
         (label, str(plan.get(key, "–")), str(measured.get(key, "–")))
         for label, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("tokens/s", "tokensPerSecond"))
     ]
-    return table(rows, header=("", "predicted", "measured"))
+    return ["", *table(rows, header=("", "predicted", "measured"))]
 
 
 def _replicas(replicas: Iterable[Mapping[str, Any]]) -> list[str]:
