@@ -433,6 +433,10 @@ def test_what_an_engine_cannot_do_is_refused_by_name() -> None:
         "spec.model.source: TensorRT-LLM needs a checkpoint, but the weights are random; name one: hf://, s3://, pvc:// or file://",
         "spec.serving.apiKeySecretRef: TensorRT-LLM checks no API key; remove it, or check keys before it",
     ]
+    halved = {"architecture": "mixtral-8x7b", "source": "pvc://m/m", "dtype": "float32", "kvCacheDtype": "bfloat16"}
+    assert violations_of("sglang", model=halved) == [
+        "spec.model.kvCacheDtype: SGLang keeps its KV cache in float32 or float8, not in bfloat16; set it to auto or float8"
+    ]
     turned = {"architecture": "mixtral-8x7b", "source": "pvc://models/m", "dtype": "int4"}
     assert violations_of("vllm", model=turned) == [
         "spec.model.dtype: vLLM is not told to turn the weights into int4; set dtype to auto and source to a checkpoint in that format"

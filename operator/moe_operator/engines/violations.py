@@ -18,6 +18,7 @@ def violations(plan: Plan, spec: Spec) -> Iterator[Violation]:
     yield from _arguments(described, spec)
     if plan.engine != BUNDLED:
         yield from _format(described, plan, spec)
+        yield from _cache(described, plan)
         yield from _source(described, plan)
     if spec.serving.api_key_secret_ref is not None and described.api_key is None:
         message = f"{described.title} checks no API key"
@@ -48,6 +49,14 @@ def _format(described: Engine, plan: Plan, spec: Spec) -> Iterator[Violation]:
     yield Violation(
         "spec.model.dtype", "EngineFormat", message, "set dtype to auto and source to a checkpoint in that format"
     )
+
+
+def _cache(described: Engine, plan: Plan) -> Iterator[Violation]:
+    """Engines keep the KV cache in the compute dtype, or in 8 bits."""
+    dtype = plan.model.kv_cache_dtype
+    if dtype not in ("float8", plan.model.compute_dtype):
+        message = f"{described.title} keeps its KV cache in {plan.model.compute_dtype} or float8, not in {dtype}"
+        yield Violation("spec.model.kvCacheDtype", "EngineFormat", message, "set it to auto or float8")
 
 
 def _published(plan: Plan) -> str | None:
