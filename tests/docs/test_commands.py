@@ -48,7 +48,7 @@ class Block:
 
     @property
     def _lines(self) -> list[str]:
-        return re.sub(r"\\\n> ?", "", self.text).splitlines()
+        return re.sub(r"\\\n(> ?|\s+)?", "", self.text).splitlines()
 
     @property
     def is_run_here(self) -> bool:

@@ -118,7 +118,6 @@ def logs(
     replica: Replica = 0,
     tail: Annotated[int | None, typer.Option("--tail", min=0, metavar="N", help="Only the last N lines.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the pod ends.")] = False,  # noqa: FBT002  # as above
-    previous: Annotated[bool, typer.Option("-p", "--previous", help="Of the container before.")] = False,  # noqa: FBT002  # as above
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -133,7 +132,7 @@ def logs(
         raise typer.BadParameter(
             f"stage {stage} lies on {len(slots)} pods; follow one of its ranks", param_hint="--follow"
         )
-    options = {"tailLines": "" if tail is None else str(tail), "follow": _flag(follow), "previous": _flag(previous)}
+    options = {"tailLines": "" if tail is None else str(tail), "follow": "true" if follow else ""}
     pods = cluster.pods(name)
     for slot in slots:
         pod = holders.pod_of(pods, replica, slot)
@@ -201,10 +200,6 @@ def _cluster(kubeconfig: str | None, context: str | None, namespace: str | None)
 
 def _print(lines: list[str]) -> None:
     typer.echo("\n".join(lines))
-
-
-def _flag(given: bool) -> str:  # noqa: FBT001  # an option of the command line
-    return "true" if given else ""
 
 
 def _watch(read: Callable[[], list[str]]) -> NoReturn:
