@@ -1,13 +1,15 @@
 """What `kubectl moe` prints, of objects as the operator leaves them."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from simulated import Cluster, gpu_node, label, manifest
 
 from moe_operator.cli.tables import WIDTH
-from moe_operator.kubectl import holders
+from moe_operator.kubectl import holders, load
 from moe_operator.kubectl.holders import NotHeldError
 from moe_operator.kubectl.load import Readings, load_lines
 from moe_operator.kubectl.placement import network_of, placement_lines
@@ -254,3 +256,10 @@ def test_a_frontend_that_gives_no_figures_is_told_with_the_reason() -> None:
     plan = holders.plan_of(cluster.deployment, config_maps(cluster))
     lines = load_lines(plan, [Readings(0, "", "", 0.0, "slot 0 of replica 0 has no pod")])
     assert lines == ["replica 0: no figures: slot 0 of replica 0 has no pod"]
+
+
+def test_every_figure_that_is_read_is_one_that_the_runtime_exports() -> None:
+    read = set(re.findall(r'"(moe_\w+?)(?:_total)?"', Path(load.__file__).read_text()))
+    exported = (Path(__file__).parents[2] / "runtime/moe_runtime/frontend/metrics.py").read_text()
+    assert len(read) > 5
+    assert [name for name in read if f'"{name}"' not in exported] == []
