@@ -62,7 +62,7 @@ def _measure(
         if chosen.pods and figure["pods"] not in chosen.pods:
             continue
         ground = Ground(plane, frontends.port, figure["nodes"])
-        eventually(lambda ground=ground: _ready_nodes(ground) == ground.nodes, "nodes are ready", DEADLINE_S)
+        eventually(lambda ground=ground: ground.ready_nodes() == ground.nodes, "nodes are ready", DEADLINE_S)
         times = []
         for _ in range(1 if figure["pods"] > 500 else chosen.times):
             times.append(_bound_s(ground, figure["replicas"]))
@@ -168,13 +168,6 @@ def _idle_percent(operator: Operator) -> float:
     used = cpu_s(operator.process)
     time.sleep(seconds)
     return (cpu_s(operator.process) - used) / seconds * 100
-
-
-def _ready_nodes(ground: Ground) -> int:
-    """Nodes that pods can go to: the node controller takes its taint off a little after they are ready."""
-    answer = ground.plane.kubectl("get", "nodes", "-o", "json", f"--selector=pool={ground.namespace}")
-    nodes: list[dict[str, Any]] = json.loads(answer.stdout)["items"]
-    return sum(not node["spec"].get("taints") for node in nodes)
 
 
 def _print(rows: list[Row]) -> None:

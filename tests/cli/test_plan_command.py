@@ -79,7 +79,7 @@ def test_an_impossible_layout_is_refused_with_the_nearest_that_work(moe: Moe) ->
         (with_ep("8"), "spec.parallelism.ep: "),
         (with_ep(ep=True), "spec.parallelism.ep: "),
         (with_ep(8).replace("mixtral-8x7b", "mixtral-8x7"), "did you mean mixtral-8x7b"),
-        (with_ep(8).replace("h100-sxm", "h100-smx"), "did you mean h100-sxm"),
+        (with_ep(8).replace("h100-sxm", "h100-smx"), "the nearest is h100-sxm"),
         (with_ep(8).replace('"ep"', '"epp"'), "spec.parallelism.epp: "),
         ("a: [", "does not parse at line"),
         ("kind: Pod", "holds no MoEDeployment"),

@@ -67,6 +67,12 @@ class Ground:
     def node_names(self) -> list[str]:
         return [f"{self.namespace}-n{number:03}" for number in range(self.nodes)]
 
+    def ready_nodes(self) -> int:
+        """Nodes that pods can go to: the node controller takes its taint off a little after they are ready."""
+        answer = self.plane.kubectl("get", "nodes", "-o", "json", f"--selector=pool={self.namespace}")
+        nodes: list[dict[str, Any]] = json.loads(answer.stdout)["items"]
+        return sum(not node["spec"].get("taints") for node in nodes)
+
     def deployment(self, name: str = "m", *, ep: int = 8, replicas: int = 1, **spec: Any) -> dict[str, Any]:
         """A deployment of ep/4 pods a replica."""
         return {

@@ -118,6 +118,7 @@ STEPS: list[tuple[dict[str, Any], int]] = [
 
 def story(ground: Ground, live_until: Callable[[Callable[[], bool]], None]) -> list[list[tuple[Any, ...]]]:
     """The shape after each step, and after deletion."""
+    eventually(lambda: ground.ready_nodes() == ground.nodes, "nodes are ready")
     shapes = []
     for generation, (spec, replicas) in enumerate(STEPS, start=1):
         serving = {**spec.get("serving", {}), "port": ground.port}
