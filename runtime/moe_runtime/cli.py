@@ -1,4 +1,6 @@
-"""The runtime's commands: serve a plan, generate from it, put load on an endpoint. They read plans, never manifests.
+"""The runtime's commands: serve a plan, fetch its checkpoint, generate from it, put load on an endpoint.
+
+They read plans, never manifests.
 
 Exit status: 0 done; 1 the input is not acceptable; 2 wrong use; 3 ranks were lost too often; 130 and 143 interrupted
 before the end (a server that is told to stop has done its work, and exits 0).
@@ -140,6 +142,16 @@ def _serve_frontend(options: argparse.Namespace, plan: Plan, renew: Callable[[],
             ranks.stop()
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    from moe_runtime.fetch.fetch import fetch
+    from moe_runtime.frontend.plan_file import parse_plan
+
+    plan = parse_plan(options.plan)
+    if options.slot >= plan.slots:
+        raise RuntimeFailure(f"--slot {options.slot}: the plan's slots are 0 to {plan.slots - 1}")
+    fetch(plan, options.into, os.environ)
+
+
 def _generate(options: argparse.Namespace) -> None:
     from moe_runtime.frontend.plan_file import read_plan
     from moe_runtime.frontend.prompts import check_writable, read_prompts, write_whole
@@ -199,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m moe_runtime", description="Run a plan.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve a plan over HTTP", allow_abbrev=False))
+    _add_fetch(commands.add_parser("fetch", help="fetch a plan's checkpoint into a directory", allow_abbrev=False))
     _add_generate(commands.add_parser("generate", help="answer a file of prompts greedily", allow_abbrev=False))
     _add_bench(commands.add_parser("bench", help="put load on an endpoint", allow_abbrev=False))
     return parser
@@ -212,6 +225,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, metavar="N", help="port to listen on, 0 for a free one (the plan's)")
     parser.set_defaults(run=_serve)
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plan", type=Path, required=True, metavar="FILE", help="the plan, whose source is hf:// or s3://"
+    )
+    parser.add_argument("--slot", type=_slot, default=0, metavar="N", help="slot whose pod this is (%(default)s)")
+    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="where the checkpoint is to be")
+    parser.set_defaults(run=_fetch)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
@@ -246,6 +268,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     return _bounded(text, 1, 2**31 - 1)
+
+
+def _slot(text: str) -> int:
+    return _bounded(text, 0, 2**31 - 1)
 
 
 def _port(text: str) -> int:

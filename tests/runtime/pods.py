@@ -80,6 +80,8 @@ def running(
                 pods.workers[slot] = stack.enter_context(pods.worker(slot))
         yield pods, frontend
         commands = [frontend, *pods.workers.values()]
+        for pod in commands:
+            stack.callback(pod.__exit__)  # those that a test has put in the place of others included
         family = {pid for command in commands for pid in (command.process.pid, *command.descendants())}
         for command in commands:
             if command.process.poll() is None:

@@ -114,9 +114,8 @@ class Agent:
         connected = socket.create_connection((member.leader, member.port), CONNECT_TIMEOUT_S, source)
         connection = Connection(connected)
         try:
-            connection.send_json(
-                Kind.HELLO, 0, slot=member.slot, attempt=member.attempt, plan=self._plan.hash, protocol=PROTOCOL
-            )
+            who = {"slot": member.slot, "attempt": member.attempt, "plan": self._plan.hash, "protocol": PROTOCOL}
+            connection.send_json(Kind.HELLO, 0, who)
             answer = connection.receive(SMALL_BYTES, CONNECT_TIMEOUT_S)
             if answer.kind is not Kind.WELCOME:
                 raise GroupError(str(answer.json().get("reason", "it did not say why")))
@@ -207,10 +206,13 @@ class _Drive:
             self._host.check()
         except RuntimeFailure as failure:
             self._tell_end(failure)
+        except Exception:
+            log.exception("the agent failed")
+            self._connection.hang_up()  # the frontend takes the slot for gone, and this end starts anew
 
     def _start(self) -> None:
         port = self._host.wait_listening(LOAD_DEADLINE_S)
-        self._connection.send_json(Kind.LISTENING, self.generation, host=self._post.address, port=port)
+        self._connection.send_json(Kind.LISTENING, self.generation, {"host": self._post.address, "port": port})
         self._agent.why_not_ready = "the ranks are loading, or wait for those of other slots"
         self._host.wait_ready(LOAD_DEADLINE_S)
         self._agent.why_not_ready = ""
@@ -232,7 +234,7 @@ class _Drive:
         self._agent.why_not_ready = f"the ranks have ended: {failure}"
         log.warning("%s", failure)
         with suppress(Disconnected):
-            self._connection.send_json(Kind.ENDED, self.generation, **asdict(_report(failure)))
+            self._connection.send_json(Kind.ENDED, self.generation, asdict(_report(failure)))
 
 
 def _report(failure: RuntimeFailure) -> Report:

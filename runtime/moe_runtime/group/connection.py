@@ -12,6 +12,7 @@ import json
 import socket
 import struct
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -101,9 +102,9 @@ class Connection:
         except OSError as error:
             raise Disconnected(str(error)) from error
 
-    def send_json(self, kind: Kind, generation: int, **fields: Any) -> None:
+    def send_json(self, kind: Kind, generation: int, fields: Mapping[str, Any]) -> None:
         """Send a message in JSON. Raises Disconnected."""
-        self.send(kind, generation, json.dumps(fields).encode())
+        self.send(kind, generation, json.dumps(dict(fields)).encode())
 
     def receive(self, most_bytes: int, timeout_s: float | None = None) -> Message:
         """The next message. Raises Disconnected, and ProtocolError for what is none or is too large."""

@@ -123,9 +123,9 @@ class Hub:
         reason = self._objection(said)
         if reason:
             log.warning("refused an agent: %s", reason)
-            connection.send_json(Kind.REFUSED, 0, reason=reason)
+            connection.send_json(Kind.REFUSED, 0, {"reason": reason})
             return None
-        connection.send_json(Kind.WELCOME, 0)
+        connection.send_json(Kind.WELCOME, 0, {})
         return int(said["slot"])
 
     def _objection(self, said: dict[str, Any]) -> str:
