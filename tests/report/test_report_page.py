@@ -209,14 +209,50 @@ def test_memory_and_times_are_those_of_moe_plan(moe: Moe, page: Element) -> None
     assert times[-1][1] == f"{total * 1e3:.3g} ms"
 
 
-def test_this_plan_is_among_the_alternatives(page: Element) -> None:
-    rows = table_after(page.one("alternatives"), "The numbered layouts")
-    (planned,) = [row for row in rows if "this plan" in row[-1]]
-    assert planned[1:3] == ["ep 8 · tp 4 · pp 4", "128"]
-    for plot in page.one("alternatives").all("svg"):
+def test_this_plan_stands_among_the_alternatives_with_why_it_loses(page: Element) -> None:
+    rows = table_after(page.one("alternatives"), "For the manifest's workload")[1:]
+    assert rows[0][:3] == ["this plan", "ep 8 · tp 4 · pp 4", "128"]
+    assert "fewer tokens/s" in rows[0][-1]
+    (best,) = [row for row in rows if row[0].split(", ")[0] == "best"]
+    rates = [float(row[5].replace(",", "")) for row in rows]
+    assert float(best[5].replace(",", "")) == max(rates)
+    plots = page.one("alternatives").all("svg")
+    assert len(plots) == 2
+    for plot in plots:
         kinds = [dot.attributes["class"] for dot in plot.all("circle")]
         assert kinds.count("dot planned") == 1
-        assert kinds.count("dot best") >= 1
+        assert kinds.count("dot best") > 1
+        assert [label.text for label in plot.all("text")].count("this plan") == 1
+
+
+def test_the_blue_points_are_a_front(page: Element) -> None:
+    rows = table_after(page.one("alternatives"), "The fronts, at any load")[1:]
+    over_tpot = [row for row in rows if "TPOT" in row[0]]
+    rates = [float(row[6].replace(",", "")) for row in over_tpot]
+    assert len(rates) > 3
+    assert rates == sorted(rates)
+
+
+@pytest.mark.slow
+def test_targets_out_of_reach_are_explained_beside_the_alternatives(tmp_path: Path) -> None:
+    manifest = (ROOT / "examples/qwen3-235b.yaml").read_text().replace("tpot: 50ms", "tpot: 1us")
+    section = read_page(written(tmp_path, "-f", "-", stdin=manifest)).one("alternatives")
+    assert "Nothing does all that is asked." in section.text
+    assert "What follows leaves the targets out." in section.text
+    assert table_after(section, "For the manifest's workload")[1][0].startswith("this plan")
+    assert (
+        "Nothing does all that is asked." in (tmp_path / "implementation_guide.md").read_text().partition("## Trade-offs")[2]
+    )
+
+
+@pytest.mark.slow
+def test_a_plan_of_auto_degrees_and_of_no_replicas_has_a_report(tmp_path: Path) -> None:
+    manifest = (
+        (ROOT / "examples/qwen3-235b.yaml").read_text().replace("{ep: 32}", "{ep: auto, gpus: 32}\n  replicas: 0")
+    )
+    section = read_page(written(tmp_path, "-f", "-", stdin=manifest)).one("alternatives")
+    rows = table_after(section, "For the manifest's workload")[1:]
+    assert rows[0][0].startswith("this plan")
 
 
 def test_sensitivity_runs_from_an_eighth_to_eight_times_and_says_what_cannot_be_planned(page: Element) -> None:

@@ -70,6 +70,8 @@ class Plot:
     joined: tuple[tuple[Dot, Dot], ...] = ()
     missing: tuple[Tick, ...] = ()
     """Values of x for which there is no point."""
+    target: Tick | None = None
+    """A value of x that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,11 @@ def scatter(
     points: Sequence[Point],
     show_x: Format,
     show_y: Format,
+    target: float | None = None,
 ) -> Plot:
-    """Points over a logarithmic x and a y from 0."""
-    xs, ys = [point.x for point in points], [point.y or 0.0 for point in points]
+    """Points over a logarithmic x, with a target on it or none, and a y from 0."""
+    ys = [point.y or 0.0 for point in points]
+    xs = [*(point.x for point in points), *([] if target is None else [target])]
     place_x, steps = logarithmic(xs), round_steps(max(ys), most=5)
     place_y = linear(0.0, steps[-1], BOTTOM, TOP)
     x_ticks = tuple(Tick(place_x(step), show_x(step)) for step in _spread(decade_steps(min(xs), max(xs)), place_x))
@@ -119,7 +123,8 @@ def scatter(
     dots = tuple(
         Dot(place_x(p.x), place_y(p.y or 0.0), p.label, p.text, p.kind) for p in sorted(points, key=_drawn_last)
     )
-    return Plot(title, description, x_axis, y_axis, x_ticks, y_ticks, tuple(_apart(dots)))
+    asked = None if target is None else Tick(place_x(target), f"target {show_x(target)}")
+    return Plot(title, description, x_axis, y_axis, x_ticks, y_ticks, tuple(_apart(dots)), target=asked)
 
 
 def lines(
@@ -148,31 +153,30 @@ MARGIN_OF_LINES = 8.0
 """Percent of the width beside the first and last point, whose labels are centred over them."""
 
 
-_BESIDE = (
-    (0.0, -9.0),
-    (0.0, 19.0),
-    (15.0, 4.0),
-    (-15.0, 4.0),
-    (14.0, -9.0),
-    (-14.0, -9.0),
-    (14.0, 18.0),
-    (-14.0, 18.0),
-)
-"""Where a label may stand, in pixels from its point, best first."""
-
-
 def _apart(dots: Iterable[Dot]) -> Iterator[Dot]:
-    """The dots, their labels moved to where they touch none placed before on a narrow chart; above where none is free."""
-    taken: list[tuple[float, float]] = []
+    """The dots, each label where it touches none placed before and stays inside a narrow chart, if there is room."""
+    taken: list[tuple[float, float, float]] = []
     for dot in dots:
         if not dot.label:
             yield dot
             continue
-        here = [(dot.x / 100 * _NARROWEST_PX + dx, dot.y + dy, dx, dy) for dx, dy in _BESIDE]
-        free = [place for place in here if all(abs(place[0] - x) > 15 or abs(place[1] - y) > 12 for x, y in taken)]
-        x, y, dx, dy = (free or here)[0]
-        taken.append((x, y))
+        half = len(dot.label) * _LETTER_PX / 2
+        x, y, dx, dy = _free_place(dot, half, taken)
+        taken.append((x, y, half))
         yield replace(dot, label_dx=dx, label_dy=dy)
+
+
+def _free_place(
+    dot: Dot, half: float, taken: Sequence[tuple[float, float, float]]
+) -> tuple[float, float, float, float]:
+    """Middle of a label that is twice `half` wide, and its distance from the dot, in pixels; above where none is free."""
+    beside = half + 9
+    ways = [(dx, dy) for dy in (-9.0, 20.0, -24.0, 34.0) for dx in (0.0, half, -half)]
+    ways += [(beside, 4.0), (-beside, 4.0)]
+    places = [(dot.x / 100 * _NARROWEST_PX + dx, dot.y + dy, dx, dy) for dx, dy in ways]
+    inside = [p for p in places if half <= p[0] <= _NARROWEST_PX - half and TOP - 14 <= p[1] <= BOTTOM + 4]
+    free = [p for p in inside if all(abs(p[0] - x) > half + other or abs(p[1] - y) > 13 for x, y, other in taken)]
+    return (free or inside or places)[0]
 
 
 def _drawn_last(point: Point) -> int:

@@ -2,7 +2,7 @@
 
 from moe_operator.report.drawing import ranges
 from moe_operator.report.material import Material
-from moe_operator.report.page import MEMORY_NAMES, TIME_MEANINGS, numbered
+from moe_operator.report.page import MEMORY_NAMES, TIME_MEANINGS
 from moe_operator.report.rendering import markdown
 
 
@@ -18,7 +18,7 @@ def guide(material: Material) -> str:
         "fullest": fullest,
         "parts": parts,
         "times": tuple(TIME_MEANINGS),
-        "alternatives": [one for one in numbered(material) if one.number],
+        "alternatives": material.alternatives,
         "ranges": ranges,
     }
     return markdown("implementation_guide.md.j2", context)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from moe_operator.report.alternatives import Alternative, alternatives
+from moe_operator.report.alternatives import Alternatives, find_alternatives
 from moe_operator.report.assumptions import Assumption, assumptions
 from moe_operator.report.sensitivity import Sweep, sweeps
 from moe_operator.report.traffic import Flow, flows
@@ -24,7 +24,8 @@ class Material:
     subject: Subject
     plan: Plan
     flows: tuple[Flow, ...]
-    alternatives: tuple[Alternative, ...]
+    alternatives: Alternatives | None
+    """None where nothing is predicted."""
     sweeps: tuple[Sweep, ...]
     assumptions: tuple[Assumption, ...]
     audits: tuple[Audit, ...]
@@ -63,6 +64,16 @@ class Material:
         return self.busiest_share * self.layout.ep
 
     @property
+    def rate_per_gpu(self) -> float:
+        """Tokens/s a GPU; of the first replica where there are none yet."""
+        prediction, workload = self.plan.prediction, self.subject.spec.workload
+        if self.plan.replicas:
+            return prediction.tokens_per_s_per_gpu
+        active = min(workload.concurrency, prediction.batch_per_shard * self.layout.ep)
+        request_s = prediction.ttft + (workload.output_tokens - 1) * prediction.tpot
+        return active * workload.output_tokens / request_s / self.layout.world
+
+    @property
     def arithmetic_share(self) -> float:
         """Share of the GPUs' peak that the arithmetic of decoding takes: 2 operations a parameter and token."""
         per_gpu = self.plan.prediction.tokens_per_s_per_gpu
@@ -91,7 +102,7 @@ def gather(
         subject=subject,
         plan=plan,
         flows=flows(subject, plan) if serves else (),
-        alternatives=alternatives(subject, plan) if serves else (),
+        alternatives=find_alternatives(deployment, plan, config) if serves else None,
         sweeps=sweeps(deployment, plan, config) if serves else (),
         assumptions=assumptions(subject),
         audits=tuple(audits),

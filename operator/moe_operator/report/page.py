@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from moe_operator.report import charts
-from moe_operator.report.alternatives import TARGETS, Alternative, Target
+from moe_operator.report.alternatives import TARGETS, Alternatives, Target, describe
 from moe_operator.report.drawing import pods, ranges, shown_dimensions
 from moe_operator.report.material import Material
 from moe_operator.report.rendering import html
 from moe_plan.audit import Verdict
 from moe_plan.layout import Dimension
 from moe_plan.plan import StageMemory, TimeParts
+from moe_plan.search.result import Found
 from moe_plan.units import format_bytes, format_seconds
 
 MEMORY_NAMES = {
@@ -75,7 +76,6 @@ class SweepView:
 def page(material: Material, verification: dict[str, Any]) -> str:
     """The text of report.html. `verification` is what verify.py printed with --json."""
     plan = material.plan
-    alternatives = numbered(material)
     context = {
         "m": material,
         "plan": plan,
@@ -92,8 +92,10 @@ def page(material: Material, verification: dict[str, Any]) -> str:
         "usable": plan.hardware.usable_bytes / plan.hardware.memory_bytes * 100,
         "times": _time_bars(material),
         "time_rows": tuple(_time_rows(material)),
-        "alternatives": alternatives,
-        "fronts": _fronts(alternatives),
+        "alternatives": material.alternatives,
+        "fronts": _fronts(material),
+        "front_rows": _front_rows(material),
+        "describe": describe,
         "sweeps": tuple(_sweeps(material)),
         "audits": [(audit, *_judged(audit.verdicts)) for audit in material.audits],
         "ranges": ranges,
@@ -235,52 +237,60 @@ def _time_rows(material: Material) -> Iterator[tuple[str, str, int, float, float
             yield name, meaning, colours.get(part, 0), value, value / decode.total, other, other / prefill.total
 
 
-class Numbered(NamedTuple):
-    """An alternative with its number in the table and plots; empty where it is not on the front."""
-
-    number: str
-    it: Alternative
-
-    def kind(self, target: Target) -> str:
-        """How the plot over a target draws it."""
-        return "planned" if self.it.planned else "best" if target in self.it.fronts else "other"
-
-    @property
-    def name(self) -> str:
-        """Its degrees."""
-        return f"ep {self.it.ep} · tp {self.it.tp} · pp {self.it.pp}"
+def _fronts(material: Material) -> tuple[charts.Plot, ...]:
+    found = material.alternatives
+    return () if found is None or found.result is None else tuple(_front(material, found, of) for of in TARGETS)
 
 
-def numbered(material: Material) -> tuple[Numbered, ...]:
-    """The alternatives that are on the front, or planned, numbered by TPOT; then the others."""
-    shown = [one for one in material.alternatives if one.fronts or one.planned]
-    others = [one for one in material.alternatives if not (one.fronts or one.planned)]
-    return (*(Numbered(str(n), one) for n, one in enumerate(shown, 1)), *(Numbered("", one) for one in others))
-
-
-def _fronts(alternatives: Sequence[Numbered]) -> tuple[charts.Plot, ...]:
-    return tuple(_front(alternatives, target) for target in TARGETS) if alternatives else ()
-
-
-def _front(alternatives: Sequence[Numbered], target: Target) -> charts.Plot:
-    points = []
-    for one in alternatives:
-        it, kind = one.it, one.kind(target)
-        told = (
-            f"{one.name}, {it.gpus} GPUs: TPOT {format_seconds(it.tpot)}, TTFT {format_seconds(it.ttft)}, "
-            f"{it.tokens_per_s_per_gpu:,.1f} tokens/s a GPU"
-        )
-        label = one.number if kind != "other" else ""
-        points.append(charts.Point(getattr(it, target), it.tokens_per_s_per_gpu, told, kind, label))
-    name = target.upper()
-    on_front = [one for one in alternatives if target in one.it.fronts]
-    told = f"{len(alternatives)} layouts; on the front, quickest first: " + "; ".join(
-        f"{one.number}, {one.name}" for one in sorted(on_front, key=lambda one: getattr(one.it, target))
+def _front(material: Material, found: Alternatives, target: Target) -> charts.Plot:
+    """The front at any load over one target, the layouts at the manifest's load among it."""
+    assert found.result is not None
+    front, name = found.front(target), target.upper()
+    points = [
+        charts.Point(getattr(point, target), point.tokens_per_s_per_gpu, _told(point), _kind(point in front))
+        for point in found.result.front
+    ]
+    best, prediction = found.result.best, material.plan.prediction
+    points.append(
+        charts.Point(getattr(best, target), best.tokens_per_s_per_gpu, f"best, {_told(best)}", "best", "best")
     )
-    title = f"Tokens a second and GPU over {name}"
+    told = f"this plan: {name} {format_seconds(getattr(prediction, target))}"
+    rate = material.rate_per_gpu
+    points.append(charts.Point(getattr(prediction, target), rate, told, "planned", "this plan"))
+    quickest, densest = front[0], front[-1]
     return charts.scatter(
-        title, told, f"{name}, logarithmic", "tokens/s a GPU", points, format_seconds, lambda rate: f"{rate:,.6g}"
+        f"Tokens a second and GPU over {name}, at any load",
+        f"The front runs from {_told(quickest)}, to {_told(densest)}; {told}, {rate:,.1f} tokens/s a GPU",
+        f"{name}, logarithmic",
+        "tokens/s a GPU",
+        points,
+        format_seconds,
+        lambda rate: f"{rate:,.6g}",
+        getattr(material.subject.spec.workload, target),
     )
+
+
+def _kind(on_front: bool) -> str:  # noqa: FBT001  # a fact of a point, no switch
+    return "best" if on_front else "other"
+
+
+def _told(found: Found) -> str:
+    return (
+        f"{describe(found)} at {found.concurrency:,} requests: TPOT {format_seconds(found.tpot)}, "
+        f"TTFT {format_seconds(found.ttft)}, {found.tokens_per_s_per_gpu:,.1f} tokens/s a GPU"
+    )
+
+
+def _front_rows(material: Material) -> tuple[tuple[str, Found], ...]:
+    """Points that are on the front over TPOT or TTFT, with the targets over which they are, by TPOT."""
+    found = material.alternatives
+    if found is None:
+        return ()
+    over: dict[Found, list[str]] = {}
+    for target in TARGETS:
+        for point in found.front(target):
+            over.setdefault(point, []).append(target.upper())
+    return tuple((", ".join(over[point]), point) for point in sorted(over, key=lambda point: point.tpot))
 
 
 _KNOBS = {
