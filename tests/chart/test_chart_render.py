@@ -1,4 +1,6 @@
 import json
+import subprocess
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from moe_operator.crd.definition import custom_resource_definition
 from moe_operator.resources import cluster_role, own_role
 
 Golden = Callable[[Path, str], None]
+Moe = Callable[..., subprocess.CompletedProcess[str]]
 HERE = Path(__file__).parent
 CASES = sorted((HERE / "values").glob("*.yaml"))
 ELSEWHERE = {"CustomResourceDefinition": "spec", "PrometheusRule": "spec", "ConfigMap": "data", "Role": "rules"}
@@ -154,6 +157,13 @@ def test_notes_say_what_to_do_next(helm: Helm) -> None:
     assert "kubectl apply -f -" in notes
     assert "kubectl delete validatingwebhookconfiguration moe-operator" in notes
     assert "rbac.create is false" in notes
+
+
+def test_the_deployment_that_the_notes_propose_works(helm: Helm, moe: Moe) -> None:
+    notes = helm("install", "moe-operator", CHART, "--dry-run=client").stdout.partition("NOTES:")[2]
+    manifest = notes.partition("<<EOF\n")[2].partition("EOF")[0]
+    done = moe("plan", "-f", "-", stdin=textwrap.dedent(manifest))
+    assert done.stdout.startswith("mixtral: the plan holds"), done.stderr
 
 
 def test_alerts_link_to_where_people_read_their_runbooks(render: Render) -> None:
