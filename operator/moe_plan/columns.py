@@ -75,3 +75,12 @@ def log2(value: Column) -> Column:
 def ln(value: Column) -> Column:
     """The natural logarithm of what is positive."""
     return log2(value) * math.log(2)
+
+
+def exp(value: Column) -> Column:
+    """e to a power."""
+    if _single(value):
+        return math.exp(value)
+    import numpy as np  # noqa: PLC0415  # as above
+
+    return np.exp(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moe_plan.hardware import Scope
+from moe_plan.model import Layer, MoeFfn
 
 _HERE = Path(__file__).parent
 
@@ -25,6 +26,8 @@ class Kernels:
     float4_efficiency: float
     widened_efficiency: float
     """The same where weights of a format that the GPU lacks are widened first."""
+    widened_memory: float
+    """Time of reading weights that are widened first, as a multiple of reading as many bytes otherwise."""
     attention_efficiency: float
     narrow_width: float
     """Columns on a rank at which a product reaches half of its efficiency: width / (width + narrow_width)."""
@@ -57,15 +60,33 @@ class Collectives:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelCounts:
+    """Dependent kernels of a layer's parts."""
+
+    gqa_kernels: int
+    mla_kernels: int
+    linear_kernels: int
+    moe_kernels: int
+    shared_kernels: int
+    dense_kernels: int
+
+    def relative(self, layer: Layer) -> float:
+        """A layer's kernels, as a multiple of those of grouped-query attention with a MoE FFN."""
+        attention = {"gqa": self.gqa_kernels, "mla": self.mla_kernels, "linear": self.linear_kernels}
+        ffn = self.dense_kernels
+        if isinstance(layer.ffn, MoeFfn):
+            ffn = self.moe_kernels + (self.shared_kernels if layer.ffn.shared_width else 0)
+        return (attention[layer.attention.kind] + ffn) / (self.gqa_kernels + self.moe_kernels)
+
+
+@dataclass(frozen=True, slots=True)
 class Constants:
     """See the data files for meaning and source of each."""
 
     kernels: Kernels
     routing: Routing
     collectives: Collectives
-    attention_share: float
-    moe_share: float
-    dense_share: float
+    kernel_counts: KernelCounts
     requests_per_client: int
     arrival_skew: float
     hidden_copies: int
@@ -88,6 +109,8 @@ class Engine:
     """The same where the step computes prompts too."""
     step_s: float
     """Fixed time of a step: scheduling, sampling."""
+    request_s: float
+    """Time of a step for each request of a shard: the host's bookkeeping, sampling, streaming."""
     first_token_layer_s: float
     """Time a layer that a first token takes beside its steps: admission, tokenization, first launches."""
     expert_memory: float
@@ -101,7 +124,6 @@ def make_constants(table: Mapping[str, Any], fitted: Mapping[str, Any]) -> Const
     return Constants(
         kernels=Kernels(
             **fitted["kernels"],
-            float4_efficiency=table["efficiency"]["float4_flops"],
             attention_efficiency=table["efficiency"]["attention_flops"],
             elementwise_passes=table["elementwise"]["passes"],
         ),
@@ -109,7 +131,7 @@ def make_constants(table: Mapping[str, Any], fitted: Mapping[str, Any]) -> Const
         collectives=Collectives(
             link_efficiency=table["link_efficiency"], **fitted["all_reduce"], **fitted["all_to_all"]
         ),
-        **table["overhead"],
+        kernel_counts=KernelCounts(**table["overhead"]),
         **table["benchmark"],
         **table["buffers"],
         **table["training"],
@@ -120,7 +142,9 @@ def make_engines(profiles: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict
     """Engine profiles of the contents of `engines.toml` and `fitted.toml`, by name."""
     return {
         name: Engine(
-            name=name, **{key: value for key, value in features.items() if key != "source"}, **fitted["engines"][name]
+            name=name,
+            **{key: value for key, value in features.items() if key != "source"},
+            **fitted["engines"].get(name, {}),
         )
         for name, features in profiles.items()
     }

@@ -160,18 +160,29 @@ def routed_experts_s(layer: Layer, experts: Experts, load: Load, setting: Settin
     narrow = width / (width + setting.constants.kernels.narrow_width)
     return kernel_s(
         flops=2 * rows * params * engine.expert_compute,
-        traffic_bytes=reached * params * formats.experts.bytes_per_param * engine.expert_memory
+        traffic_bytes=reached * params * expert_read_bytes(formats.experts, setting)
         + rows * columns * setting.element_bytes,
         flops_per_s=expert_flops_per_s(formats.experts.name, setting) * narrow,
         setting=setting,
     )
 
 
+def is_widened(name: str, setting: Setting) -> bool:
+    """Whether weights of a number format become wider ones before they are multiplied, since the GPU lacks it."""
+    return _BITS[name] < _BITS["bfloat16"] and name not in dict(setting.hardware.flops)
+
+
+def expert_read_bytes(weights: NumberFormat, setting: Setting) -> float:
+    """Bytes of an expert's parameter, as a plain read of so many bytes would take as long."""
+    widened = setting.constants.kernels.widened_memory if is_widened(weights.name, setting) else 1.0
+    return weights.bytes_per_param * widened * setting.engine.expert_memory
+
+
 def expert_flops_per_s(name: str, setting: Setting) -> float:
     """Rate of wide grouped products of a number format: its own where the GPU has it, else that of widened weights."""
-    kernels, rates = setting.constants.kernels, dict(setting.hardware.flops)
+    kernels = setting.constants.kernels
     efficiency = kernels.widened_efficiency
-    if name in rates or _BITS[name] >= _BITS["bfloat16"]:
+    if not is_widened(name, setting):
         efficiency = {8: kernels.float8_efficiency, 4: kernels.float4_efficiency}.get(
             _BITS[name], kernels.wide_efficiency
         )

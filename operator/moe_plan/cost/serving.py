@@ -7,7 +7,7 @@ Little's law (Operations Research 9(3), 1961).
 
 from dataclasses import dataclass
 
-from moe_plan.columns import Column, ceil, maximum, minimum, where
+from moe_plan.columns import Column, ceil, exp, maximum, minimum, where
 from moe_plan.cost.kernels import Load, Setting
 from moe_plan.cost.step import Case, Seconds, kind_counts, step_s
 from moe_plan.shares import ceil_div
@@ -50,12 +50,11 @@ def forecast(setting: Setting, case: Case) -> Forecast:
     crowd = _crowd(case)
     pieces = maximum(1.0, ceil(case.input_tokens / setting.step_tokens))
     often = (crowd.batch - 1) * pieces / maximum(1, case.output_tokens - 1)
+    together = where(case.output_tokens > 1, often / maximum(1e-9, 1 - exp(-often)), crowd.batch)
     plain = step_s(case, _load(case, crowd, 0.0), setting.engine.layer_s, setting)
-    tokens = case.input_tokens / pieces
-    crowded = tokens * maximum(1.0, where(case.output_tokens > 1, often, crowd.batch / 1.0))
-    loaded = step_s(case, _load(case, crowd, crowded), setting.engine.prompt_layer_s, setting)
-    loaded = loaded.slower(plain)
-    loaded_share = where(case.output_tokens > 1, minimum(1.0, often), 0.0)
+    prompt_tokens = case.input_tokens / pieces * maximum(1.0, together)
+    loaded = step_s(case, _load(case, crowd, prompt_tokens), setting.engine.prompt_layer_s, setting).slower(plain)
+    loaded_share = where(case.output_tokens > 1, 1 - exp(-often), 0.0)
     tpot = plain * (1 - loaded_share) + loaded * loaded_share
     own = loaded * pieces
     admission = Seconds(overhead=setting.engine.first_token_layer_s * sum(kind_counts(setting)))

@@ -143,7 +143,7 @@ def step_s(case: Case, load: Load, layer_overhead_s: float, setting: Setting) ->
     return worked + Seconds(
         pp_send=(case.pp - 1) * send,
         pp_bubble=whole.total - slowest.total,
-        overhead=setting.engine.step_s,
+        overhead=setting.engine.step_s + setting.engine.request_s * load.requests,
     )
 
 
@@ -184,17 +184,15 @@ def _layer(case: Case, layer: Layer, load: Load, overhead_s: float, setting: Set
     row_bytes = setting.shape.hidden * setting.element_bytes
     reduce_s = all_reduce_s(load.tokens * row_bytes, case.tp_links, engine, constants.collectives)
     dispatch_s = combine_s = 0.0
-    share = constants.attention_share + constants.dense_share
     if isinstance(layer.ffn, MoeFfn):
         dispatch_s, combine_s = _exchange(case, layer.ffn, load, kernels, setting)
-        share = constants.attention_share + constants.moe_share
     return Seconds(
         compute=kernels.compute_s,
         memory=kernels.memory_s,
         tp_all_reduce=2 * reduce_s,
         dispatch=dispatch_s,
         combine=combine_s,
-        overhead=share * overhead_s,
+        overhead=constants.kernel_counts.relative(layer) * overhead_s,
     )
 
 
