@@ -628,6 +628,16 @@ def test_children_edited_or_deleted_by_hand_are_restored(kind: str) -> None:
     assert cluster.record(0)["attempt"] == 1
 
 
+def test_a_child_that_was_labelled_as_another_replicas_is_put_right_and_not_deleted() -> None:
+    cluster = Cluster(manifest())
+    cluster.settle()
+    cluster.objects["PodDisruptionBudget", "m-0"]["metadata"]["labels"]["moe-operator.dev/replica"] = "7"
+    writes = list(every_write(cluster.decide()))
+    assert [(write.verb, write.object["kind"]) for write in writes] == [("apply", "PodDisruptionBudget")]
+    cluster.settle()
+    assert label(cluster.objects["PodDisruptionBudget", "m-0"], "replica") == "0"
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"plan": 1, "attempt": "x", "nodes": 3}'])
 def test_a_lost_or_damaged_record_is_restored_from_the_pods(text: str | None) -> None:
     cluster = running()

@@ -5,7 +5,7 @@
 3. Order the writes so that an operator that dies after any of them leaves something the next one can finish.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 
 from moe_operator.manifests import child_name, gang_violations
@@ -183,4 +183,11 @@ def _in_order(
     lanes = [outcome.stages for outcome in outcomes if any(outcome.stages)]
     shifted = [((),) * (number // TOGETHER) + lane for number, lane in enumerate(lanes)]
     columns = [tuple(chain.from_iterable(column)) for column in zip_longest((shared,), *shifted, fillvalue=())]
-    return tuple(stage for stage in (*columns, last) if stage)
+    made = {objects.identity(write.object) for write in chain.from_iterable(columns) if write.verb == "apply"}
+    kept = (tuple(write for write in stage if not _undoes(write, made)) for stage in (*columns, last))
+    return tuple(stage for stage in kept if stage)
+
+
+def _undoes(write: Write, made: Collection[objects.Identity]) -> bool:
+    """Whether it deletes what is applied besides: one replica's child that was labelled as another's."""
+    return write.verb == "delete" and objects.identity(write.object) in made
