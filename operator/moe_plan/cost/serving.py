@@ -23,6 +23,8 @@ class Forecast:
     """Output tokens of the whole deployment."""
     batch: Column
     """Requests decoded together on the fullest shard."""
+    steady_s: Column
+    """The part of TTFT's queueing that steady arrivals cause: all that may fall when a step gets longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,15 @@ def forecast(setting: Setting, case: Case) -> Forecast:
     tpot = plain * (1 - loaded_share) + loaded * loaded_share
     own = loaded * pieces
     admission = Seconds(overhead=setting.engine.first_token_layer_s * sum(kind_counts(setting)))
-    waits_s = _waits(setting, case, crowd, own.total, loaded.total * loaded_share / tpot.total)
-    ttft = own + admission + Seconds(queueing=waits_s)
+    steady_s = _steady_s(crowd, own.total, loaded.total * loaded_share / tpot.total)
+    ttft = own + admission + Seconds(queueing=steady_s + _burst_s(setting, case, crowd))
     life_s = ttft.total + (case.output_tokens - 1) * tpot.total
     return Forecast(
         ttft=ttft + Seconds(queueing=crowd.waiting * life_s),
         tpot=tpot,
         tokens_per_s=crowd.served * case.output_tokens / life_s,
         batch=crowd.batch,
+        steady_s=steady_s,
     )
 
 
@@ -90,16 +93,22 @@ def _load(case: Case, crowd: _Crowd, prompt_tokens: Column) -> Load:
     )
 
 
-def _waits(setting: Setting, case: Case, crowd: _Crowd, own_s: Column, utilisation: Column) -> Column:
-    """Waiting for the prompts of others: in the steady state and, for the first request of each client, in the burst.
+def _steady_s(crowd: _Crowd, own_s: Column, utilisation: Column) -> Column:
+    """Waiting for the prompts of others in the steady state.
 
-    Steady: a queue with constant service, u/(2(1-u)) services long (Pollaczek–Khinchine), and never longer than
-    half of the others. Burst: all prompts of a shard come at once and are computed in full steps, so that a request
-    waits for half of the others.
+    A queue with constant service, u/(2(1-u)) services long (Pollaczek–Khinchine), and never longer than half of the
+    others.
     """
-    others = (crowd.batch - 1) / 2
-    queue = minimum(others, utilisation / (2 * maximum(1e-9, 1 - utilisation)))
+    queue = utilisation / (2 * maximum(1e-9, 1 - utilisation))
+    return minimum((crowd.batch - 1) / 2, queue) * own_s
+
+
+def _burst_s(setting: Setting, case: Case, crowd: _Crowd) -> Column:
+    """Waiting, as a mean over a client's requests, of the first of them, which all clients send at once.
+
+    They are computed in full steps, so that a request waits for half of the others.
+    """
     together = minimum(crowd.batch * case.input_tokens, maximum(setting.step_tokens, case.input_tokens))
     full = step_s(case, _load(case, crowd, together), setting.engine.prompt_layer_s, setting)
     each_s = full.total * case.input_tokens / together
-    return queue * own_s + others * each_s / setting.constants.requests_per_client
+    return (crowd.batch - 1) / 2 * each_s / setting.constants.requests_per_client
