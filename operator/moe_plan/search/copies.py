@@ -17,6 +17,7 @@ of TTFT's queueing is left out of the bounds.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -66,7 +67,7 @@ class _Known:
     def bounds(self, copied: Swept, parent: Ints) -> Bounds:
         """Bounds on candidates with more copies; none where nothing is known."""
         base, loads, row = self.swept, copied.loads, self.row[parent]
-        shares = [_shares(copied.subject, layouts) for layouts in (copied.layouts, base.layouts)]
+        shares = [_shares_of(copied.subject, layouts) for layouts in (copied.layouts, base.layouts)]
         gain = np.where(row < 0, 0.0, np.minimum(1.0, (shares[0] / shares[1][:, row]).min(axis=0)))
         gain[copied.layouts.per_rank <= base.layouts.per_rank[row]] = 0.0
         found, before = _before(base, loads, row[loads.row], base.layouts.ep)
@@ -90,7 +91,7 @@ def with_copies(
     subject, layouts = base.subject, rows.layouts
     if base.space.redundant is not None or not len(base):
         return base
-    even = np.minimum(1.0, 1 / layouts.ep / _shares(subject, layouts).max(axis=0))[base.loads.row]
+    even = np.minimum(1.0, 1 / layouts.ep / _shares_of(subject, layouts).max(axis=0))[base.loads.row]
     ttft, tpot = even * base.times.ttft, even * base.times.tpot
     hope = hopeful(base)(Bounds(ttft, tpot, _rate(base, ttft, tpot), base.gpus, base.crowding))
     more = _more(subject, layouts, np.unique(base.loads.row[hope]))
@@ -152,37 +153,47 @@ def _keys(loads: Loads, row: Ints, ep: Ints) -> Ints:
 def _more(subject: Subject, layouts: Layouts, rows: Ints) -> list[tuple[Ints, Ints]]:
     """Rows and physical experts a rank beyond theirs, those of no use left out: first one near the best, then the rest."""
     ep, inverse = np.unique(layouts.ep[rows], return_inverse=True)
-    useful = [_useful(subject, int(degree)) for degree in ep]
+    useful = [_useful(subject.experts, _chosen(subject), degree) for degree in ep.tolist()]
     parts = []
     for choice in (0, 1):
-        found = [useful[number][choice] for number in inverse]
+        found = [np.asarray(useful[number][choice], dtype=np.int64) for number in inverse.tolist()]
         counts = [len(per_rank) for per_rank in found]
         parts.append((np.repeat(rows, counts), np.concatenate(found) if found else rows))
     return parts
 
 
-def _useful(subject: Subject, ep: int) -> tuple[Ints, Ints]:
+@lru_cache(maxsize=4096)
+def _useful(experts: int, chosen: tuple[int, ...], ep: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Physical experts a rank, beyond the fewest, that bring some step below 0.99 of what any smaller number does.
 
     Smaller numbers are represented by those with the least shares so far, one for dealing and one for routing. First
     the least number that is near to the least share, then the others.
     """
-    per_rank = np.arange(-(-subject.experts // ep), subject.experts + 1)
-    shares = _shares(subject, Layouts(np.full_like(per_rank, ep), per_rank, per_rank, per_rank)).T.tolist()
+    per_rank = np.arange(-(-experts // ep), experts + 1)
+    shares = _shares(experts, chosen, np.full_like(per_rank, ep), per_rank).T.tolist()
     kept, least = [], [shares[0], shares[0]]
     for number, share in enumerate(shares[1:], start=1):
         if all(share[0] < _KEPT * known[0] or share[1] < _KEPT * known[1] for known in least):
             kept.append(number)
             least = [min(least[0], share, key=lambda of: of[0]), min(least[1], share, key=lambda of: of[1])]
-    near = next((n for n in kept if shares[n][1] <= _NEAR * min(shares[n][1] for n in kept)), None)
-    return per_rank[[near] if near is not None else []], per_rank[[n for n in kept if n != near]]
+    enough = _NEAR * min((shares[number][1] for number in kept), default=0.0)
+    near = [number for number in kept if shares[number][1] <= enough][:1]
+    first, rest = ([int(per_rank[n]) for n in some] for some in (near, [n for n in kept if n not in near]))
+    return tuple(first), tuple(rest)
 
 
-def _shares(subject: Subject, layouts: Layouts) -> Floats:
+def _chosen(subject: Subject) -> tuple[int, ...]:
+    """Experts that a token chooses: distinct numbers over the model's layers."""
+    return tuple(sorted({kind.ffn.top_k for kind in layer_kinds(subject.shape) if isinstance(kind.ffn, MoeFfn)}))
+
+
+def _shares_of(subject: Subject, layouts: Layouts) -> Floats:
+    return _shares(subject.experts, _chosen(subject), layouts.ep, layouts.per_rank)
+
+
+def _shares(logical: int, chosen: tuple[int, ...], ep: Ints, per_rank: Ints) -> Floats:
     """Shares of the routed tokens that the busiest rank is dealt, and of their rows with skew, `[2, candidates]`."""
-    dealt = busiest_columns(subject.experts, layouts.ep, layouts.per_rank)
-    redundant = layouts.ep * layouts.per_rank - subject.experts
-    experts = Experts(subject.experts, redundant, layouts.per_rank, layouts.ep, 1, dealt)
-    chosen = {kind.ffn.top_k for kind in layer_kinds(subject.shape) if isinstance(kind.ffn, MoeFfn)}
-    skews = [skew(experts, top_k, constants().routing) for top_k in sorted(chosen)]
+    dealt = busiest_columns(logical, ep, per_rank)
+    experts = Experts(logical, ep * per_rank - logical, per_rank, ep, 1, dealt)
+    skews = [skew(experts, top_k, constants().routing) for top_k in chosen]
     return np.stack([dealt, dealt * np.max(skews, axis=0)])

@@ -18,7 +18,7 @@ from moe_plan.search.sweep import Loads, at_any_load, at_workload
 from moe_plan.search.swept import Swept, sweep
 from moe_plan.subject import Subject
 
-RUNNERS_UP = 8
+RUNNERS_UP = 5
 """Runners-up that are told."""
 
 _LOOKED_AT = 2000
@@ -126,16 +126,7 @@ def runners_up(found: Search, best: int) -> tuple[int, ...]:
 
 
 def _runners_up(swept: Swept, best: int) -> tuple[int, ...]:
-    told = {_family(swept, best)}
-    others: list[int] = []
-    for candidate in swept.best_first(np.ones(len(swept), dtype=np.bool_), _LOOKED_AT).tolist():
-        family = _family(swept, candidate)
-        if family not in told and len(others) < RUNNERS_UP:
-            told.add(family)
-            others.append(candidate)
-    return tuple(others)
-
-
-def _family(swept: Swept, candidate: int) -> tuple[int, ...]:
-    layout = swept.choice(candidate).layout
-    return layout.ep, layout.tp, layout.pp, int(swept.loads.replicas[candidate])
+    candidates = swept.best_first(np.ones(len(swept), dtype=np.bool_), _LOOKED_AT)
+    _, first = np.unique(swept.family(candidates), return_index=True)
+    others = [int(candidates[at]) for at in np.sort(first)[: RUNNERS_UP + 1]]
+    return tuple(other for other in others if other != best)[:RUNNERS_UP]

@@ -90,6 +90,11 @@ def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
 
 def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> Floats:
     """`shares.busiest_load` of even dealing, candidate by candidate."""
+    pairs, inverse = np.unique(ep * (logical + 1) + per_rank, return_inverse=True)
+    return _busiest(logical, *np.divmod(pairs, logical + 1))[inverse]
+
+
+def _busiest(logical: int, ep: Ints, per_rank: Ints) -> Floats:
     base, extra = np.divmod(ep * per_rank, logical)
     rank = np.minimum(np.arange(min(logical, int(ep.max(initial=1)))), ep[:, None] - 1)
     start = rank * per_rank[:, None] % logical

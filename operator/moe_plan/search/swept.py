@@ -104,6 +104,13 @@ class Swept:
         )
         return which[np.lexsort(keys)][:count]
 
+    def family(self, candidates: Ints) -> Ints:
+        """One number for the degrees and replicas of candidates."""
+        row, of = self.loads.row[candidates], self.layouts
+        return ((of.ep[row] << 12 | of.tp[row]) << 12 | of.pp[row]) << 12 | np.minimum(
+            self.loads.replicas[candidates], 4095
+        )
+
     def choice(self, candidate: int) -> Choice:
         """Layout and copies of experts of a candidate."""
         row, layouts = self.loads.row[candidate], self.layouts
