@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def test_the_plan_is_the_one_that_the_operator_made(kubectl: Kubectl, ground: Gr
     plan = json.loads(kubectl("moe", "plan", "m", "-o", "json").stdout)
     assert plan["hash"] == ground.status("m")["plan"]["hash"]
     assert "m: the plan holds" in kubectl("moe", "plan", "m").stdout
+
+
+def test_the_plan_of_another_version_of_moe_can_be_held_against_the_one_that_runs(
+    kubectl: Kubectl, ground: Ground
+) -> None:
+    """As docs/upgrade.md has people do before an upgrade."""
+    moe = Path(sys.executable).with_name("moe")
+    written = kubectl("get", "moed", "m", "-o", "yaml").stdout
+    command = [str(moe), "plan", "-o", "json", "-f", "-"]
+    done = subprocess.run(command, input=written, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout)["hash"] == ground.status("m")["plan"]["hash"]
 
 
 def test_why_tells_the_reason_and_the_section_to_read(kubectl: Kubectl) -> None:
