@@ -110,7 +110,7 @@ def test_an_accelerator_described_by_its_figures_is_read_with_its_tiers_in_order
     ("typed", "meant"), [("h200", "h200-sxm"), ("H200-SXM", "h200-sxm"), ("gb200", "gb200-nvl72"), ("mi300", "mi300x")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest_one(typed: str, meant: str) -> None:
-    with pytest.raises(ManifestError, match=f"did you mean {meant}") as caught:
+    with pytest.raises(ManifestError, match=f"the nearest is {meant}") as caught:
         of(typed)
     (violation,) = caught.value.violations
     assert (violation.field, violation.code) == ("spec.hardware.accelerator", "UnknownAccelerator")
