@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-soak bench bench-operator lint format crds lock clean
+.PHONY: help setup quickstart test test-fast test-soak bench bench-operator bench-planner fit image-operator image-runtime \
+	lint format crds chart lock clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +50,15 @@ bench-operator: $(INSTALLED) ## Measure the operator on 1,024 fake nodes, beside
 	@$(BIN)/python tools/bench_operator.py
 	@$(BIN)/python tools/bench_placement.py
 
+bench-planner: $(INSTALLED) ## Measure the search, beside AIConfigurator where AICONFIGURATOR names its Python
+	@$(BIN)/python tools/bench_planner.py
+
+fit: $(INSTALLED) ## Fit the cost model to the measured points, and print its errors on points it has not seen
+	@$(BIN)/python tools/fit.py --write
+
+image-operator image-runtime: image-%: ## Build an image with buildah, on BASE
+	@python3 tools/images.py $* $(if $(BASE),--base $(BASE))
+
 lint: $(INSTALLED) ## Style, types and import contracts
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
@@ -59,10 +69,15 @@ format: $(INSTALLED) ## Rewrite the code in house style
 
 crds: $(INSTALLED) ## Generate the CRD from the models
 	@$(BIN)/moe crd > crds/moe-operator.dev_moedeployments.yaml
+	@$(BIN)/python -m moe_operator.crd.reference > docs/api.md
+
+chart: $(INSTALLED) ## Write what the Helm chart has of other places
+	@$(BIN)/python tools/chart
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
 		--no-header --python-version 3.11 --extra operator --extra kubectl --extra runtime --extra dev pyproject.toml -o requirements.txt
+	@$(BIN)/python tools/requirements.py
 
 clean: ## Remove the environment and all that was generated
 	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -84,5 +84,5 @@ def _unknown(name: str) -> Violation:
         "spec.hardware.accelerator",
         "UnknownAccelerator",
         f"the catalogue has no accelerator {name!r}; {known}",
-        "name one of it, or give the figures of another GPU in spec.hardware.spec",
+        "name it, or give the figures of another GPU in spec.hardware.spec",
     )
