@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 	lint format crds chart lock clean
 
 help: ## List these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(INSTALLED) ## Make the environment in .venv
 
@@ -56,8 +56,11 @@ bench-planner: $(INSTALLED) ## Measure the search, beside AIConfigurator where A
 fit: $(INSTALLED) ## Fit the cost model to the measured points, and print its errors on points it has not seen
 	@$(BIN)/python tools/fit.py --write
 
-image-operator image-runtime: image-%: ## Build an image with buildah, on BASE
-	@python3 tools/images.py $* $(if $(BASE),--base $(BASE))
+image-operator: ## Build the operator's image with buildah, on BASE
+	@$(PYTHON) tools/images.py operator $(if $(BASE),--base $(BASE))
+
+image-runtime: ## Build the runtime's image with buildah, on BASE
+	@$(PYTHON) tools/images.py runtime $(if $(BASE),--base $(BASE))
 
 lint: $(INSTALLED) ## Style, types and import contracts
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
