@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from helm_chart import CHART
 from moe_operator import process
 from moe_operator.cache import Cache
 from moe_operator.controller import Counters
+from moe_operator.engines.engine import engine
 from moe_operator.resources import watched
 from moe_runtime.frontend.metrics import Metrics
 
@@ -154,3 +156,12 @@ def test_images_are_pinned_as_the_project_is() -> None:
         pinned = (ROOT / image / "requirements.txt").read_text().partition("\n")[2]
         for line in pinned.splitlines(keepends=True):
             assert line in lock
+
+
+def test_chart_images_and_project_bear_one_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == version
+    assert set(engine("moe").images.values()) == {f"moe-runtime:{version}"}
+    for image in ("operator", "runtime"):
+        assert f"ARG VERSION={version}\n" in (ROOT / image / "Containerfile").read_text()
