@@ -105,10 +105,10 @@ def _serve_group(options: argparse.Namespace, plan: Plan, member: "Membership") 
     from moe_runtime.group.hub import Hub
     from moe_runtime.group.replica import Replica
 
-    device = _device(options, plan)
+    device, address = _device(options, plan), member.leader_address()
     hub = Hub(plan, member.attempt, listen(options.host, member.port).socket)
     try:
-        _serve_frontend(options, plan, lambda: Replica(plan, options.checkpoint, device, member, hub))
+        _serve_frontend(options, plan, lambda: Replica(plan, options.checkpoint, device, address, hub))
     finally:
         hub.close()
 

@@ -73,9 +73,9 @@ class Command:
         """What it has said so far."""
         return "\n".join(self.lines)
 
-    def wait_for_line(self, pattern: str) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, deadline_s: float = DEADLINE_S) -> re.Match[str]:
         """The next line that matches. Fails with all that was said when none comes."""
-        until = time.monotonic() + DEADLINE_S
+        until = time.monotonic() + deadline_s
         while True:
             try:
                 line = self._queue.get(timeout=max(0.0, until - time.monotonic()))

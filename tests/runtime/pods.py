@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -36,6 +36,8 @@ class Pods:
         self.folder, self.plan, self.checkpoint, self.attempt = folder, plan, checkpoint, attempt
         self.port = free_port()
         self.workers: dict[int, Command] = {}
+        """The newest of each slot."""
+        self.started: list[Command] = []
         (folder / "plan.json").write_text(plan.model_dump_json())
 
     def environment(self, slot: int) -> dict[str, str]:
@@ -54,13 +56,17 @@ class Pods:
     def frontend(self) -> Endpoint:
         """Slot 0."""
         env = self.environment(0)
-        return Endpoint(self.folder, self.plan, self.checkpoint, env, ["--host", address(0)])
+        endpoint = Endpoint(self.folder, self.plan, self.checkpoint, env, ["--host", address(0)])
+        self.started.append(endpoint)
+        return endpoint
 
     def worker(self, slot: int) -> Command:
         """Another slot."""
         given = ["--checkpoint", str(self.checkpoint)] if self.checkpoint else []
         plan = str(self.folder / "plan.json")
-        return Command(["serve", "--plan", plan, *given, "--host", address(slot)], self.environment(slot))
+        self.workers[slot] = Command(["serve", "--plan", plan, *given, "--host", address(slot)], self.environment(slot))
+        self.started.append(self.workers[slot])
+        return self.workers[slot]
 
     def probe(self, slot: int, path: str = "/agent/ready") -> httpx.Response:
         """What a kubelet would be told."""
@@ -73,22 +79,27 @@ def running(
 ) -> Iterator[tuple[Pods, Endpoint]]:
     """All pods but the absent, started; at the end they are told to stop, and nothing of them may be left."""
     pods = Pods(folder, plan, checkpoint)
-    with ExitStack() as stack:
-        frontend = stack.enter_context(pods.frontend())
+    try:
+        frontend = pods.frontend()
         for slot in range(1, plan.slots):
             if slot not in absent:
-                pods.workers[slot] = stack.enter_context(pods.worker(slot))
+                pods.worker(slot)
         yield pods, frontend
-        commands = [frontend, *pods.workers.values()]
-        for pod in commands:
-            stack.callback(pod.__exit__)  # those that a test has put in the place of others included
-        family = {pid for command in commands for pid in (command.process.pid, *command.descendants())}
-        for command in commands:
-            if command.process.poll() is None:
-                command.process.send_signal(signal.SIGTERM)
-        for command in commands:
-            command.wait()
-        assert wait_until_gone(family) == set()
+        end(pods)
+    finally:
+        for command in pods.started:
+            command.__exit__()
+
+
+def end(pods: Pods) -> None:
+    """Tell all pods to stop, and see that nothing of them is left."""
+    family = {pid for command in pods.started for pid in (command.process.pid, *command.descendants())}
+    running = [command for command in pods.started if command.process.poll() is None]
+    for command in running:
+        command.process.send_signal(signal.SIGTERM)
+    for command in running:
+        command.wait()
+    assert wait_until_gone(family) == set()
 
 
 def kill_pod(pod: Command) -> None:

@@ -31,8 +31,9 @@ class Generation(Protocol):
     def number(self) -> int:
         """Which start it is."""
 
-    def joined(self, slot: int) -> None:
-        """An agent is connected, and was told to start its ranks."""
+    @property
+    def is_over(self) -> bool:
+        """Whether its ranks cannot go on: agents wait for the next."""
 
     def heard(self, slot: int, message: Message) -> None:
         """An agent said something about this generation. Raises ProtocolError."""
@@ -86,6 +87,8 @@ class Hub:
 
     def close(self) -> None:
         """Send all agents home and take no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or `accept` would go on
         self._listener.close()
         with self._lock:
             self._generation = None
@@ -184,9 +187,8 @@ class Hub:
                 self._tell_gone(slot)
 
     def _start(self, slot: int) -> None:
-        if self._generation is not None:
+        if self._generation is not None and not self._generation.is_over:
             self.tell(slot, Kind.START, self._generation.number)
-            self._generation.joined(slot)
 
     def _tell_gone(self, slot: int) -> None:
         if self._generation is not None:

@@ -1,6 +1,6 @@
 """All ranks of a replica of several slots, as the engine drives them: this slot's directly, the others' by agents.
 
-    replica = Replica(plan, checkpoint, "cpu", membership, hub)     # tells every agent to start its ranks
+    replica = Replica(plan, checkpoint, "cpu", "10.0.0.7", hub)     # tells every agent to start its ranks
     replica.wait_ready(900)                                         # all slots listen; each learns the others; loaded
     tokens = replica.run_step(step)
 
@@ -27,7 +27,7 @@ from moe_runtime.errors import ProtocolError, RankLost, RanksCut, RanksFailed, R
 from moe_runtime.group.connection import Kind, Message
 from moe_runtime.group.contents import Counters, read_answers, slot_extent, slots_of, step_body
 from moe_runtime.group.hub import Hub
-from moe_runtime.group.membership import Membership, listed
+from moe_runtime.group.membership import listed
 from moe_runtime.host import figures
 from moe_runtime.host.channel import Extent
 from moe_runtime.host.messages import Device, Report, failure_of
@@ -54,14 +54,15 @@ class _Remote:
 class Replica:
     """One start of a replica's ranks. One thread at a time may step; any may stop."""
 
-    def __init__(self, plan: Plan, checkpoint: Path | None, device: Device, membership: Membership, hub: Hub) -> None:
+    def __init__(self, plan: Plan, checkpoint: Path | None, device: Device, address: str, hub: Hub) -> None:
+        """`address` is where other slots reach this one."""
         self.number = next(_GENERATIONS)
         self._plan, self._hub = plan, hub
         self._changed = threading.Condition()
         self._cause: RuntimeFailure | None = None
         self._introduced = False
         self._on_loss: Callable[[], None] = _ignore
-        self._address = membership.leader_address()
+        self._address = address
         self._others = {slot: _Remote(Counters.none(slot_extent(plan, slot))) for slot in range(1, plan.slots)}
         slots = slots_of(plan, 0)
         self._shards = [_shards_in(slots.of_shard, slot) for slot in range(plan.slots)]
@@ -146,8 +147,10 @@ class Replica:
 
     # What the hub tells, from the agents' threads.
 
-    def joined(self, slot: int) -> None:
-        """Nothing: it is waited for to listen."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the ranks cannot go on."""
+        return self._cause is not None
 
     def gone(self, slot: int) -> None:
         """Ranks that nobody has been introduced to can come back; others are lost, and all ranks with them."""
