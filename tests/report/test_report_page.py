@@ -241,7 +241,8 @@ def test_targets_out_of_reach_are_explained_beside_the_alternatives(tmp_path: Pa
     assert "What follows leaves the targets out." in section.text
     assert table_after(section, "For the manifest's workload")[1][0].startswith("this plan")
     assert (
-        "Nothing does all that is asked." in (tmp_path / "implementation_guide.md").read_text().partition("## Trade-offs")[2]
+        "Nothing does all that is asked."
+        in (tmp_path / "implementation_guide.md").read_text().partition("## Trade-offs")[2]
     )
 
 

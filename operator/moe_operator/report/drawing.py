@@ -45,7 +45,10 @@ class Pod:
 
 def pods(material: Material) -> tuple[Pod, ...]:
     """Every pod of a replica."""
-    return tuple(_pod(material, slot) for slot in range(material.plan.slots))
+    world = material.layout.world
+    longest = max(len(str(world - 1)), *(len(_label(material, rank)) for rank in range(world)))
+    cell = max(_NARROWEST_PX, longest * _LETTER_PX + 8)
+    return tuple(_pod(material, slot, cell) for slot in range(material.plan.slots))
 
 
 def shown_dimensions(material: Material) -> tuple[Dimension, ...]:
@@ -66,17 +69,14 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(shown) + (", …" if len(runs) > 6 else "")
 
 
-def _pod(material: Material, slot: int) -> Pod:
+def _pod(material: Material, slot: int, cell: float) -> Pod:
     each = material.plan.ranks_per_slot
     ranks = range(slot * each, (slot + 1) * each)
     columns = 4 if each <= 16 else 8
-    labels = [_label(material, rank) for rank in ranks]
-    longest = max(map(len, (*labels, str(ranks[-1]))))
-    cell = max(_NARROWEST_PX, longest * _LETTER_PX + 8)
     used, rows = min(columns, each), -(-each // columns)
     cells = tuple(
-        _cell(material, rank, label, (i % columns) * (cell + _GAP_PX), (i // columns) * (_ROW_PX + _GAP_PX))
-        for i, (rank, label) in enumerate(zip(ranks, labels, strict=True))
+        _cell(material, rank, (i % columns) * (cell + _GAP_PX), (i // columns) * (_ROW_PX + _GAP_PX))
+        for i, rank in enumerate(ranks)
     )
     row = _row(material, slot, ranks)
     return Pod(
@@ -104,14 +104,14 @@ def _row(material: Material, slot: int, ranks: range) -> tuple[str, ...]:
     )
 
 
-def _cell(material: Material, rank: int, label: str, x: float, y: float) -> Cell:
+def _cell(material: Material, rank: int, x: float, y: float) -> Cell:
     here = material.coordinates[rank]
     experts = ranges(material.held_experts[here.ep])
     return Cell(
         rank,
         _EDGE_PX + x,
         _EDGE_PX + y,
-        label,
+        _label(material, rank),
         _mark(here, material.coordinates[0]),
         tuple((dimension, hue(getattr(here, dimension))) for dimension in DIMENSIONS),
         f"rank {rank}: pp {here.pp}, ep {here.ep}, tp {here.tp}; experts {experts}",
