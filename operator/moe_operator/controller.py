@@ -89,7 +89,7 @@ class Controller:
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decide"))
 
     def __post_init__(self) -> None:
-        self._writer = Writer(self.api, self.cache, self.may_write)
+        self._writer = Writer(self.api, self.cache, self.may_write, self._changed)
 
     @property
     def writes(self) -> int:

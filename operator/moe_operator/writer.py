@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moe_operator.api import Api, ApiError, ConflictError, RefusedError, UnavailableError
-from moe_operator.cache import Cache, key_of, version_of
+from moe_operator.cache import Cache, Change, key_of, version_of
 from moe_operator.leader import LeadershipLostError
 from moe_operator.reconcile.model import Object, Write
 from moe_operator.reconcile.objects import uid
@@ -26,6 +26,8 @@ class Writer:
     api: Api
     cache: Cache
     may_write: Callable[[], bool]
+    changed: Callable[[str, Change], None]
+    """Told of what a deletion has taken away, with its kind: the watch, which tells it later, brings no news then."""
     made: int = 0
     """Writes to children so far."""
 
@@ -81,7 +83,9 @@ class Writer:
             return
         known = self.cache.find(reference)
         if known is not None and uid(known) == reference["metadata"]["uid"]:
-            self.cache[resource_of(known)].remove(key_of(known), version_of(known))
+            change = self.cache[resource_of(known)].remove(key_of(known), version_of(known))
+            if change is not None:
+                self.changed(reference["kind"], change)
 
     async def _refresh(self, wanted: Object) -> None:
         """Read what is there instead of what was expected."""
