@@ -31,8 +31,6 @@ _START = {
     "prompt_layer_s": 150e-6,
     "request_s": 15e-6,
     "first_token_layer_s": 1e-3,
-    "expert_memory": 1.0,
-    "expert_compute": 1.0,
 }
 """Where the fit of an engine's times begins: 110 µs a layer is known of Hopper without graphs, with them less."""
 _KERNEL_START: dict[str, Any] = {
@@ -46,7 +44,7 @@ _KERNEL_START: dict[str, Any] = {
         "widened_memory": 1.6,
         "narrow_width": 900.0,
     },
-    "routing": {"spread": 1.6},
+    "routing": {"spread": 1.6, "unevenness": 1.0},
     "all_reduce": {"custom_start": 0.85, "custom_rank": 0.04, "custom_second": 0.5, "custom_bandwidth": 0.6},
     "all_to_all": {
         "direct_messages": 4.0,

@@ -12,11 +12,16 @@ NAMES = (
     "a100-sxm-40gb",
     "a100-sxm-80gb",
     "b200-sxm",
+    "b300-sxm",
     "cpu",
     "gb200-nvl72",
+    "gb300-nvl72",
     "h100-sxm",
+    "h20-sxm",
     "h200-sxm",
     "mi300x",
+    "mi325x",
+    "mi355x",
     "seed-64gb",
 )
 

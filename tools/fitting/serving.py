@@ -21,14 +21,16 @@ from moe_plan.cost.points import Point, find_hardware, parse_point, point_case, 
 from moe_plan.cost.serving import forecast
 from moe_plan.cost.step import Case
 
-TIMES = ("layer_s", "prompt_layer_s", "request_s", "first_token_layer_s", "expert_memory", "expert_compute")
+TIMES = ("layer_s", "prompt_layer_s", "request_s", "first_token_layer_s")
 """What is fitted of an engine."""
 
-_OWN = 0.15
+SHARED = (("routing", "unevenness"),)
+"""What is fitted besides, for all engines together."""
+
+_OWN = 0.25
 """Standard deviation, in logarithms, of an engine's own factor."""
-_COMMON = dict.fromkeys(TIMES, 1.0) | {"expert_compute": 0.1}
-_SHARED = 0.7
-"""The same of a common time about its start."""
+_COMMON = 1.0
+"""The same of a common time, or of what is shared, about its start."""
 _TTFT_WEIGHT = 0.3
 """A TTFT says less: it varies more from run to run."""
 
@@ -65,7 +67,7 @@ def read_groups(path: Path) -> list[Group]:
 def _group(members: Sequence[tuple[Point, float, float]]) -> Group:
     points = tuple(point for point, _, _ in members)
     hardware = find_hardware(points[0].system)
-    shape = read_shape(points[0], None)
+    shape, _ = read_shape(points[0], None)
     return Group(
         setting=point_setting(points[0], shape, hardware),
         case=stack([_padded(point_case(point, shape, hardware), len(hardware.links)) for point in points]),
@@ -118,41 +120,33 @@ def outcomes(group: Group, fitted: Mapping[str, Any], data: Mapping[str, Any]) -
     return np.log(found.ttft.total / group.ttft), np.log(found.tpot.total / group.tpot)
 
 
-def fit_engines(
-    groups: Sequence[Group], fitted: Mapping[str, Any], data: Mapping[str, Any], extra: Sequence[tuple[str, str]] = ()
-) -> dict[str, Any]:
-    """The fitted constants with the engines' times made from these groups."""
+def fit_engines(groups: Sequence[Group], fitted: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fitted constants with the engines' times, and what they share, made from these groups."""
     engines = sorted({group.engine for group in groups})
-    starts = [data["start"][name] for name in TIMES]
-    more = [fitted[section][name] for section, name in extra]
-    prior = np.log(np.array([*starts, *([1.0] * len(TIMES) * len(engines)), *more]))
-    widths = np.array([_COMMON[t] for t in TIMES] + [_OWN] * len(TIMES) * len(engines) + [_SHARED] * len(more))
+    owns = len(TIMES) * len(engines)
+    start = [data["start"][name] for name in TIMES] + [fitted[section][name] for section, name in SHARED] + [1.0] * owns
+    widths = np.array([_COMMON] * (len(TIMES) + len(SHARED)) + [_OWN] * owns)
 
     def residuals(vector: Vector) -> Vector:
-        tried = with_times(fitted, vector, engines, data, extra)
+        tried = with_times(fitted, vector, engines, data)
         parts = [
             np.concatenate([tpot, _TTFT_WEIGHT * ttft]) for ttft, tpot in (outcomes(g, tried, data) for g in groups)
         ]
-        return np.concatenate([*parts, (np.log(vector) - prior) / widths])
+        return np.concatenate([*parts, (np.log(vector) - np.log(start)) / widths])
 
-    return with_times(fitted, minimise(residuals, np.exp(prior)), engines, data, extra)
+    return with_times(fitted, minimise(residuals, start), engines, data)
 
 
 def with_times(
-    fitted: Mapping[str, Any],
-    vector: Vector,
-    engines: Sequence[str],
-    data: Mapping[str, Any],
-    extra: Sequence[tuple[str, str]] = (),
+    fitted: Mapping[str, Any], vector: Vector, engines: Sequence[str], data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The constants with times from a vector: the common ones, then each engine's factors."""
+    """The constants with what a vector holds: common times, what is shared, then each engine's factors on the times."""
     made = copy.deepcopy(dict(fitted))
     common = dict(zip(TIMES, map(float, vector), strict=False))
+    for (section, name), value in zip(SHARED, vector[len(TIMES) :], strict=False):
+        made[section][name] = float(value)
     made["engines"] = {name: dict(common) for name in data["fitted_engines"]}
     for number, name in enumerate(engines):
-        own = vector[len(TIMES) * (number + 1) :]
+        own = vector[len(SHARED) + len(TIMES) * (number + 1) :]
         made["engines"][name] = {time: common[time] * float(own[i]) for i, time in enumerate(TIMES)}
-    if extra:
-        for (section, name), value in zip(extra, vector[-len(extra) :], strict=True):
-            made[section][name] = float(value)
     return made

@@ -42,6 +42,8 @@ class Routing:
     """Standard deviation of an expert's load over its mean."""
     relief: float
     """How much redundant experts lower it."""
+    unevenness: float
+    """Squared coefficient of variation of an expert's share of the tokens, where it decides which are touched at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,6 @@ class Engine:
     """Time of a step for each request of a shard: the host's bookkeeping, sampling, streaming."""
     first_token_layer_s: float
     """Time a layer that a first token takes beside its steps: admission, tokenization, first launches."""
-    expert_memory: float
-    """Time of reading experts, as a multiple of what the kernels measured."""
-    expert_compute: float
-    """Time of the experts' arithmetic, likewise."""
 
 
 def make_constants(table: Mapping[str, Any], fitted: Mapping[str, Any]) -> Constants:

@@ -7,7 +7,7 @@ and a sum describes the measured kernels better (docs/cost-model.md). Counts may
 
 from dataclasses import dataclass, replace
 
-from moe_plan.columns import Column, ln, maximum, minimum
+from moe_plan.columns import Column, ln, maximum, minimum, where
 from moe_plan.cost.constants import Constants, Engine, Routing
 from moe_plan.hardware import Hardware
 from moe_plan.kv import ELEMENT_BYTES, attended_entries, entry_bytes, growing_bytes, mean_attended_entries
@@ -122,14 +122,17 @@ def gemm_s(
     )
 
 
-def distinct_experts(per_rank: Column, experts_hit: Column, tokens: Column) -> Column:
-    """Experts of a rank that at least one of `tokens` reaches: n(1 - (1 - p)^tokens).
+def distinct_experts(per_rank: Column, experts_hit: Column, tokens: Column, unevenness: float) -> Column:
+    """Experts of a rank that at least one of `tokens` reaches: n(1 - (1 - p)(1 + u p (T - 1))^(-1/u)).
 
-    `experts_hit` is how many of the rank's experts one token reaches on average, so p = experts_hit / n; tokens are
-    routed independently and evenly. With one expert a choice and no copies this is E(1 - (1 - k/E)^tokens) over ep.
+    `experts_hit` is how many of the rank's experts one token reaches on average, so p = experts_hit / n, and np for one
+    token. Evenly wanted experts would be n(1 - (1 - p)^T), which is the limit of a small u; where some are wanted more,
+    as a gamma distribution of squared coefficient of variation u has it, more of the others stay untouched (the zeros of
+    a negative binomial distribution).
     """
     chance = minimum(1.0, experts_hit / per_rank)
-    return per_rank * (1 - (1 - chance) ** tokens)
+    untouched = (1 - chance) * (1 + unevenness * chance * maximum(0.0, tokens - 1)) ** (-1 / unevenness)
+    return per_rank * where(tokens > 1, 1 - untouched, chance * tokens)
 
 
 def skew(experts: Experts, top_k: int, routing: Routing) -> Column:
@@ -149,17 +152,17 @@ def skew(experts: Experts, top_k: int, routing: Routing) -> Column:
 
 def routed_experts_s(layer: Layer, experts: Experts, load: Load, setting: Setting) -> KernelTime:
     """The grouped product of the busiest rank's experts: rows by arrivals, weights of the distinct experts reached."""
-    ffn, formats, engine = layer.ffn, setting.shape.formats, setting.engine
+    ffn, formats = layer.ffn, setting.shape.formats
     assert isinstance(ffn, MoeFfn), "only MoE layers have routed experts"
     params = layer_share(layer, formats, 1, experts.tp).expert
     hit = ffn.top_k * experts.busiest
     rows = load.stage_tokens * hit * skew(experts, ffn.top_k, setting.constants.routing)
-    reached = distinct_experts(experts.per_rank, hit, load.stage_tokens)
+    reached = distinct_experts(experts.per_rank, hit, load.stage_tokens, setting.constants.routing.unevenness)
     width = split_width(ffn.width, experts.tp, formats.experts.block)
     columns = 2 * (ffn.expert_hidden or setting.shape.hidden) + 2 * ffn.matrices * width
     narrow = width / (width + setting.constants.kernels.narrow_width)
     return kernel_s(
-        flops=2 * rows * params * engine.expert_compute,
+        flops=2 * rows * params,
         traffic_bytes=reached * params * expert_read_bytes(formats.experts, setting)
         + rows * columns * setting.element_bytes,
         flops_per_s=expert_flops_per_s(formats.experts.name, setting) * narrow,
@@ -175,7 +178,7 @@ def is_widened(name: str, setting: Setting) -> bool:
 def expert_read_bytes(weights: NumberFormat, setting: Setting) -> float:
     """Bytes of an expert's parameter, as a plain read of so many bytes would take as long."""
     widened = setting.constants.kernels.widened_memory if is_widened(weights.name, setting) else 1.0
-    return weights.bytes_per_param * widened * setting.engine.expert_memory
+    return weights.bytes_per_param * widened
 
 
 def expert_flops_per_s(name: str, setting: Setting) -> float:

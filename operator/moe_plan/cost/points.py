@@ -14,6 +14,7 @@ from moe_plan import spec
 from moe_plan.catalogue.hardware import hardware_names, resolve_hardware
 from moe_plan.catalogue.models import load_model, model_names
 from moe_plan.config import read_config
+from moe_plan.config.infer import infer_config
 from moe_plan.config.quantization import COMPUTE_FORMATS, MXFP4, float8, int4
 from moe_plan.cost.collectives import group_spans
 from moe_plan.cost.kernels import Experts, Setting
@@ -155,8 +156,9 @@ def _format(row: Mapping[str, str], name: str) -> str:
 def find_hardware(system: str) -> Hardware:
     """A GPU by its name in a points file, such as h200_sxm. Raises PlanError when the catalogue has none like it."""
     wanted = system.lower().replace("_", "-")
+    stem, _, form = wanted.partition("-")
     names = [name for name in hardware_names() if name == wanted] or [
-        name for name in hardware_names() if name.split("-")[0] == wanted.split("-")[0]
+        name for name in hardware_names() if name.partition("-")[0] == stem and form in ("", "sxm", "nvl", "nvl72")
     ]
     if not names:
         raise PlanError(f"system {system[:40]!r} is not in the catalogue; that has {', '.join(hardware_names())}")
@@ -178,24 +180,39 @@ def catalogue_name(repository: str) -> str | None:
     return known[max(fitting, key=len)] if fitting else None
 
 
-def read_shape(point: Point, config: dict[str, Any] | None) -> ModelShape:
-    """The model of a point, its weights stored as the point says.
+def read_shape(point: Point, config: dict[str, Any] | None) -> tuple[ModelShape, str]:
+    """The model of a point, its weights stored as the point says, and what was inferred to read it; empty if nothing.
 
     `config` is its config.json; None to look it up in the catalogue. Raises PlanError when that has none, and
-    ManifestError when the config cannot be read.
+    ManifestError or PlanError when the config cannot be read.
     """
     if config is None:
         name = catalogue_name(point.model)
         if name is None:
             raise PlanError(f"model {point.model[:80]!r} is not in the catalogue, and no config.json is given for it")
         config = load_model(name).config
+    inferred = infer_config(config)
+    said = ""
+    if inferred is not None:
+        said = (
+            f"{point.model}: its family {config.get('model_type')!r} is not read; estimated as if it were {inferred[1]}"
+        )
+        config = inferred[0]
     try:
         shape = read_config(config, point.model, WeightDtype.AUTO)
     except ManifestError as error:
-        if not all(violation.code == "UnknownQuantization" for violation in error.violations):
+        if not (point.moe_format and all(violation.code == "UnknownQuantization" for violation in error.violations)):
             raise
-        shape = read_config({**config, "quantization_config": None}, point.model, WeightDtype.AUTO)
-    return replace(shape, formats=_formats(shape.formats, point))
+        shape = read_config(_unquantised(config), point.model, WeightDtype.AUTO)
+    return replace(shape, formats=_formats(shape.formats, point)), said
+
+
+def _unquantised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without its quantisation, for a point that says by itself how weights are stored."""
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    if isinstance(plain.get("text_config"), Mapping):
+        plain["text_config"] = _unquantised(plain["text_config"])
+    return plain
 
 
 def _formats(published: Formats, point: Point) -> Formats:
