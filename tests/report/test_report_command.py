@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from moe_operator.cli import app
+from moe_operator.cli import report as command
 from moe_operator.report.files import others_files
 
 ROOT = Path(__file__).parents[2]
@@ -257,3 +260,25 @@ def test_the_quickstart_manifest_has_a_report(moe: Moe, tmp_path: Path) -> None:
     assert moe("report", "-f", "examples/quickstart/moedeployment.yaml", "-d", tmp_path).returncode == 0
     name = yaml.safe_load((ROOT / "examples/quickstart/moedeployment.yaml").read_text())["metadata"]["name"]
     assert json.loads((tmp_path / "strategy.json").read_text())["name"] == name
+
+
+def test_a_plan_that_verify_refutes_is_reported_with_what_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuting = tmp_path / "verify.py"
+    refuting.write_text('print(\'{"holds": false, "checks": [{"check": "x", "holds": false, "detail": "1 < 0"}]}\')')
+    monkeypatch.setattr(command, "SOURCE", refuting)
+    ran = CliRunner().invoke(app, ["report", "-f", "-", "-d", str(tmp_path / "report")], input=manifest())
+    assert isinstance(ran.exception, command.VerificationError)
+    assert str(ran.exception).endswith("x: 1 < 0")
+    assert "not every check holds" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_verify_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = tmp_path / "verify.py"
+    silent.write_text("import threading; threading.Event().wait()")
+    monkeypatch.setattr(command, "SOURCE", silent)
+    monkeypatch.setattr(command, "VERIFY_DEADLINE_S", 0.5)
+    ran = CliRunner().invoke(app, ["report", "-f", "-", "-d", str(tmp_path / "report")], input=manifest())
+    assert isinstance(ran.exception, command.VerificationError)
+    assert list((tmp_path / "report").iterdir()) == []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moe_plan.audit import Audit
 
 VERIFY_DEADLINE_S = 120
-_SOURCE = Path(__file__).parent.parent / "report" / "verify.py"
+SOURCE = Path(__file__).parent.parent / "report" / "verify.py"
 
 
 class VerificationError(PlanError):
@@ -102,7 +102,7 @@ def _write(folder: Path, material: "Material") -> list[str]:
             "strategy.json": strategy,
             "implementation_guide.md": guide(material),
             "verification.json": answer,
-            "verify.py": _SOURCE.read_text(encoding="utf-8"),
+            "verify.py": SOURCE.read_text(encoding="utf-8"),
             "report.html": page(material, verification),
         },
     )
@@ -114,7 +114,7 @@ def _verify(strategy: str) -> str:
     with tempfile.TemporaryDirectory(prefix="moe-report-") as aside:
         file = Path(aside) / "strategy.json"
         file.write_text(strategy, encoding="utf-8", newline="\n")
-        command = [sys.executable, "-I", str(_SOURCE), str(file), "--json"]
+        command = [sys.executable, "-I", str(SOURCE), str(file), "--json"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=VERIFY_DEADLINE_S)  # noqa: S603  # our own script
         except subprocess.TimeoutExpired:

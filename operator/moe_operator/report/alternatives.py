@@ -102,7 +102,8 @@ def _rows(plan: Plan, result: SearchResult) -> tuple[Alternative, ...]:
 
 def _also(one: Alternative, same: Alternative) -> Alternative:
     """One row for a layout that has two roles."""
-    return replace(one, role=f"{one.role}, {same.role}", remark=one.remark or same.remark)
+    role = one.role if same.role == "runner-up" else f"{one.role}, {same.role}"
+    return replace(one, role=role, remark=one.remark or same.remark)
 
 
 def _planned(plan: Plan, remark: str) -> Alternative:

@@ -64,16 +64,6 @@ class Material:
         return self.busiest_share * self.layout.ep
 
     @property
-    def rate_per_gpu(self) -> float:
-        """Tokens/s a GPU; of the first replica where there are none yet."""
-        prediction, workload = self.plan.prediction, self.subject.spec.workload
-        if self.plan.replicas:
-            return prediction.tokens_per_s_per_gpu
-        active = min(workload.concurrency, prediction.batch_per_shard * self.layout.ep)
-        request_s = prediction.ttft + (workload.output_tokens - 1) * prediction.tpot
-        return active * workload.output_tokens / request_s / self.layout.world
-
-    @property
     def arithmetic_share(self) -> float:
         """Share of the GPUs' peak that the arithmetic of decoding takes: 2 operations a parameter and token."""
         per_gpu = self.plan.prediction.tokens_per_s_per_gpu

@@ -9,7 +9,9 @@ from moe_operator.report.alternatives import TARGETS, Alternatives, Target, desc
 from moe_operator.report.drawing import pods, ranges, shown_dimensions
 from moe_operator.report.material import Material
 from moe_operator.report.rendering import html
+from moe_operator.report.traffic import Flow
 from moe_plan.audit import Verdict
+from moe_plan.hardware import LinkTier
 from moe_plan.layout import Dimension
 from moe_plan.plan import StageMemory, TimeParts
 from moe_plan.search.result import Found
@@ -113,7 +115,7 @@ def tiles(material: Material) -> Iterator[Tile]:
     yield Tile(
         "GPUs",
         f"{degrees.world:,}{replicas}",
-        f"ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp}, in {plan.slots:,} pods of {plan.ranks_per_slot}",
+        f"ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp}, in {plan.slots:,} {'pod' if plan.slots == 1 else 'pods'} of {plan.ranks_per_slot}",
     )
     yield Tile(
         "fullest rank", format_bytes(fullest), f"of {usable} usable{', KV cache included' if material.serves else ''}"
@@ -153,18 +155,19 @@ def _groups(material: Material) -> Iterator[Group]:
         yield Group(dimension, _DOES[dimension], len(groups), layout.degree(dimension), where, ranges(groups[0]))
 
 
-def _traffic(material: Material) -> Iterator[tuple[Any, charts.Bar]]:
-    """For each tier its link and a bar of what a rank sends over it in a decode step."""
+def _traffic(material: Material) -> Iterator[tuple[LinkTier, list[tuple[Flow, charts.Bar]]]]:
+    """Each tier that is used, with what a rank sends over it and a bar of its bytes in a decode step."""
     most = max((flow.decode_bytes for flow in material.flows), default=0.0)
     colours = charts.hues(("tp all-reduce", "dispatch", "combine", "stage boundary"))
     for tier in material.subject.hardware.links:
-        for flow in material.flows:
-            if flow.tier.scope == tier.scope:
-                text = f"{format_bytes(flow.decode_bytes)} a rank and decode step"
-                yield (
-                    flow,
-                    charts.bar(flow.what, text, [(flow.what, flow.decode_bytes, colours[flow.what], text)], most),
-                )
+        carried = [flow for flow in material.flows if flow.tier.scope == tier.scope]
+        if carried:
+            yield tier, [(flow, _flow_bar(flow, colours[flow.what], most)) for flow in carried]
+
+
+def _flow_bar(flow: Flow, colour: int, most: float) -> charts.Bar:
+    text = f"{format_bytes(flow.decode_bytes)} a rank and decode step"
+    return charts.bar(flow.what, text, [(flow.what, flow.decode_bytes, colour, text)], most)
 
 
 def _alike(memories: Sequence[StageMemory]) -> dict[tuple[int, ...], list[StageMemory]]:
@@ -255,7 +258,7 @@ def _front(material: Material, found: Alternatives, target: Target) -> charts.Pl
         charts.Point(getattr(best, target), best.tokens_per_s_per_gpu, f"best, {_told(best)}", "best", "best")
     )
     told = f"this plan: {name} {format_seconds(getattr(prediction, target))}"
-    rate = material.rate_per_gpu
+    rate = prediction.tokens_per_s_per_gpu
     points.append(charts.Point(getattr(prediction, target), rate, told, "planned", "this plan"))
     quickest, densest = front[0], front[-1]
     return charts.scatter(

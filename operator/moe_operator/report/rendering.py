@@ -69,6 +69,7 @@ def _with_formats(environment: Environment) -> Environment:
         "params": format_count,
         "number": lambda value: f"{value:,.4g}" if abs(value) < 100 else f"{value:,.0f}",
         "count": lambda value: f"{value:,}",
+        "of": lambda value, noun: f"{value:,} {noun}" + ("" if value == 1 else "s"),
         "percent": lambda share: f"{share:.1%}" if share >= 0.001 or not share else "<0.1%",
         "px": lambda value: f"{value:.4g}",
         "at": lambda value: f"{value:.2f}",
