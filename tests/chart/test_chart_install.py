@@ -27,7 +27,11 @@ EVERY_KIND = (
 
 @pytest.fixture(scope="module")
 def cluster(bare_plane: ControlPlane) -> ControlPlane:
-    bare_plane.add_nodes([gpu_node("node-a"), gpu_node("node-b")])
+    nodes = [gpu_node(name) for name in ("node-a", "node-b")]
+    for node in nodes:
+        for amounts in ("allocatable", "capacity"):
+            node["status"][amounts] |= {"ephemeral-storage": "100Gi"}  # as kubelets say
+    bare_plane.add_nodes(nodes)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     bare_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
     eventually(lambda: {"serviceaccount/default", "configmap/kube-root-ca.crt"} <= there(bare_plane), "it is filled")
