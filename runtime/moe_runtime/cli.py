@@ -106,7 +106,7 @@ def _serve_group(options: argparse.Namespace, plan: Plan, member: "Membership") 
     from moe_runtime.group.replica import Replica
 
     device, address = _device(options, plan), member.leader_address()
-    hub = Hub(plan, member.attempt, listen(options.host, member.port).socket)
+    hub = Hub(plan, member.attempt, listen(options.host, member.port, "MASTER_PORT").socket)
     try:
         _serve_frontend(options, plan, lambda: Replica(plan, options.checkpoint, device, address, hub))
     finally:
@@ -115,11 +115,13 @@ def _serve_group(options: argparse.Namespace, plan: Plan, member: "Membership") 
 
 def _serve_slot(options: argparse.Namespace, plan: Plan, member: "Membership") -> None:
     """The ranks of another slot, as the frontend tells."""
+    from moe_runtime.frontend.listen import listen
     from moe_runtime.group.agent import Agent
     from moe_runtime.group.probes import answering_probes
 
+    listening = listen(options.host, member.agent_port, "MOE_AGENT_PORT")
     agent = Agent(plan, options.checkpoint, _device(options, plan), member)
-    with answering_probes(options.host, member.agent_port, lambda: agent.why_not_ready):
+    with answering_probes(listening, lambda: agent.why_not_ready):
         agent.run()
 
 

@@ -12,8 +12,6 @@ from endpoint import DEADLINE_S, Command, Endpoint, wait_until_gone
 
 from moe_plan.plan import Plan
 
-AGENT_PORT = 29600
-
 
 def in_slots(plan: Plan, slots: int) -> Plan:
     """The plan with its ranks dealt over slots."""
@@ -34,7 +32,7 @@ class Pods:
 
     def __init__(self, folder: Path, plan: Plan, checkpoint: Path | None, attempt: int = 1) -> None:
         self.folder, self.plan, self.checkpoint, self.attempt = folder, plan, checkpoint, attempt
-        self.port = free_port()
+        self.port, self.agent_port = free_port(), free_port()
         self.workers: dict[int, Command] = {}
         """The newest of each slot."""
         self.started: list[Command] = []
@@ -49,7 +47,7 @@ class Pods:
             "MASTER_ADDR": address(0),
             "MASTER_PORT": str(self.port),
             "MOE_ATTEMPT": str(self.attempt),
-            "MOE_AGENT_PORT": str(AGENT_PORT),
+            "MOE_AGENT_PORT": str(self.agent_port),
             "POD_IP": address(slot),
         }
 
@@ -70,7 +68,7 @@ class Pods:
 
     def probe(self, slot: int, path: str = "/agent/ready") -> httpx.Response:
         """What a kubelet would be told."""
-        return httpx.get(f"http://{address(slot)}:{AGENT_PORT}{path}", timeout=DEADLINE_S)
+        return httpx.get(f"http://{address(slot)}:{self.agent_port}{path}", timeout=DEADLINE_S)
 
 
 @contextmanager

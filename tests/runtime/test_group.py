@@ -23,6 +23,7 @@ from moe_runtime.comm.link import Kind as FrameKind
 from moe_runtime.comm.peers import Peers, listen_at, meet
 from moe_runtime.comm.slots import Slots
 from moe_runtime.errors import CommunicationTimeout, ProtocolError, SlotLost
+from moe_runtime.frontend.listen import listen
 from moe_runtime.group import agent as agent_module
 from moe_runtime.group.agent import Agent
 from moe_runtime.group.connection import PROTOCOL, Connection, Disconnected, Kind, Message
@@ -195,10 +196,27 @@ def test_an_agent_gives_up_when_no_frontend_takes_it_in(monkeypatch: pytest.Monk
         Agent(PLAN, None, "cpu", member).run()
 
 
+@pytest.mark.parametrize(("slot", "setting"), [("0", "MASTER_PORT"), ("2", "MOE_AGENT_PORT")])
+def test_a_port_in_use_is_told_by_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slot: str, setting: str
+) -> None:
+    (tmp_path / "plan.json").write_text(PLAN.model_dump_json())
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        changes = {"LWS_WORKER_INDEX": slot, "MASTER_ADDR": "127.0.0.1", setting: port}
+        for name, value in {**ENVIRONMENT, **changes}.items():
+            monkeypatch.setenv(name, value)
+        assert main(["serve", "--plan", str(tmp_path / "plan.json"), "--port", "0"]) == 1
+    assert f"port {port} of 127.0.0.1 is in use; stop what listens there, or choose another with {setting}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_probes_tell_why_an_agent_is_not_ready() -> None:
     reasons = ["its ranks are starting"]
-    with answering_probes("127.0.0.1", 0, lambda: reasons[0]) as port:
-        url = f"http://127.0.0.1:{port}"
+    listening = listen("127.0.0.1", 0)
+    with answering_probes(listening, lambda: reasons[0]):
+        url = f"http://127.0.0.1:{listening.port}"
         assert httpx.get(f"{url}/agent/live").status_code == 200
         waiting = httpx.get(f"{url}/agent/ready")
         assert (waiting.status_code, waiting.text) == (503, "its ranks are starting\n")

@@ -164,10 +164,10 @@ def test_a_pod_of_another_attempt_is_refused_with_the_reason(two_pods: tuple[Pod
     command = ["serve", "--plan", str(pods.folder / "plan.json"), "--host", address(7)]
     with Command(command, {**stale.environment(1), "POD_IP": address(7)}) as pod:
         pod.wait_for_line("has not taken it in: it is of attempt 2, the frontend of 1")
-        probe = httpx.get(f"http://{address(7)}:29600/agent/ready", timeout=60)
+        probe = httpx.get(f"http://{address(7)}:{stale.agent_port}/agent/ready", timeout=60)
         assert probe.status_code == 503
         assert "attempt 2" in probe.text
-        assert httpx.get(f"http://{address(7)}:29600/agent/live", timeout=60).status_code == 200
+        assert httpx.get(f"http://{address(7)}:{stale.agent_port}/agent/live", timeout=60).status_code == 200
         assert pod.end() == 0
     assert health(endpoint)["status"] == "ready"
 
@@ -236,3 +236,10 @@ def test_128_ranks_in_16_pods_give_the_tokens_of_transformers(tmp_path: Path) ->
         endpoint.wait_for_line(r"^ranks up", deadline_s=300)
         answers = asking.map(lambda prompt: answer(endpoint, prompt, 6), prompts)
         assert list(answers) == tiny.greedy(prompts)
+
+
+@pytest.mark.slow
+def test_pods_that_tp_crosses_give_the_tokens_of_transformers(tmp_path: Path, qwen3_moe: TinyModel) -> None:
+    plan = in_slots(tiny_plan(qwen3_moe.config, ep=2, tp=2), 4)
+    with running(tmp_path, plan, qwen3_moe.path) as (_, endpoint):
+        assert [answer(endpoint, prompt, 6) for prompt in PROMPTS] == qwen3_moe.greedy(PROMPTS)

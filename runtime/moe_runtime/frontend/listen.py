@@ -28,12 +28,12 @@ class Listening:
         return f"http://{WILDCARDS.get(self.host, self.host)}:{self.port}/v1"
 
 
-def listen(host: str, port: int) -> Listening:
-    """Take the port; 0 takes a free one. Raises AddressError."""
+def listen(host: str, port: int, setting: str = "--port") -> Listening:
+    """Take the port, which a setting gave; 0 takes a free one. Raises AddressError."""
     try:
         listener = _listener(host, port)
     except OSError as error:
-        raise AddressError(_why_not(host, port, error)) from error
+        raise AddressError(_why_not(host, port, setting, error)) from error
     return Listening(listener, host, listener.getsockname()[1])
 
 
@@ -51,7 +51,7 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
+def _why_not(host: str, port: int, setting: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use; stop what listens there, or choose another with --port"
+        return f"port {port} of {host} is in use; stop what listens there, or choose another with {setting}"
     return f"cannot listen on port {port} of {host}: {error.strerror}"

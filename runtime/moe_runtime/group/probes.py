@@ -6,18 +6,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
+from moe_runtime.frontend.listen import Listening
+
 REQUEST_S: Final = 5.0
 """Time that a client has for its request."""
 
 
 @contextmanager
-def answering_probes(host: str, port: int, why_not_ready: Callable[[], str]) -> Iterator[int]:
-    """Answer while the context lasts; its value is the port. Raises OSError when the port cannot be taken."""
-    server = _Server((host, port), _handler(why_not_ready))
+def answering_probes(listening: Listening, why_not_ready: Callable[[], str]) -> Iterator[None]:
+    """Answer while the context lasts."""
+    server = _Server(listening, _handler(why_not_ready))
     thread = threading.Thread(target=server.serve_forever, name="probes", daemon=True)
     thread.start()
     try:
-        yield server.server_port
+        yield
     finally:
         server.shutdown()
         server.server_close()
@@ -26,7 +28,11 @@ def answering_probes(host: str, port: int, why_not_ready: Callable[[], str]) -> 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = True
+
+    def __init__(self, listening: Listening, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__((listening.host, listening.port), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening.socket
 
 
 def _handler(why_not_ready: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
