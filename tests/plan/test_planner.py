@@ -1,4 +1,4 @@
-"""A plan is whole, small, the same each time, and `auto` gives the best layout that the algebra allows."""
+"""A plan is whole, small and the same each time."""
 
 import json
 import random
@@ -15,9 +15,7 @@ from moe_plan.layout import Layout
 from moe_plan.manifest import parse_deployment
 from moe_plan.plan import Plan
 from moe_plan.planner import make_plan
-from moe_plan.search import choices, forecasts, free_domain, shortfall
 from moe_plan.spec import MoEDeployment
-from moe_plan.subject import resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -249,70 +247,6 @@ class TestWarnings:
     def test_unused_gpus_are_a_warning(self) -> None:
         (warning,) = make_plan(manifest({"ep": 8, "gpus": 12})).warnings
         assert warning == "parallelism.gpus: ep 8, tp 1, pp 1 use 8 of 12 GPUs a replica"
-
-
-class TestAuto:
-    def test_it_takes_the_fastest_of_all_valid_layouts_within_gpus(self) -> None:
-        deployment = manifest({"ep": "auto", "tp": "auto", "pp": "auto", "gpus": 16})
-        subject = resolve(deployment, None)
-        everything = list(forecasts(subject, choices(subject, free_domain(subject), 16)))
-        assert len(everything) > 20
-        assert make_plan(deployment).prediction.tokens_per_s == max(f.prediction.tokens_per_s for f in everything)
-
-    @pytest.mark.parametrize("free", ["ep", "tp", "pp"])
-    def test_each_degree_can_be_left_alone(self, free: str) -> None:
-        given = {"ep": 8, "tp": 2, "pp": 2}
-        plan = make_plan(manifest({**given, free: "auto", "gpus": 32}))
-        for name, value in given.items():
-            assert getattr(plan.degrees, name) == value or name == free
-
-    def test_what_it_chose_plans_to_the_same_when_written_down(self) -> None:
-        auto = make_plan(manifest({"ep": "auto", "tp": "auto", "pp": 2, "gpus": 32}))
-        written = {"ep": auto.degrees.ep, "tp": auto.degrees.tp, "pp": 2, "microBatches": auto.micro_batches}
-        assert make_plan(manifest({**written, "gpus": 32})) == auto
-
-    def test_without_gpus_the_fewest_that_meet_the_targets_are_taken(self) -> None:
-        workload = {"concurrency": 256, "tpot": "10ms"}
-        deployment = manifest({"ep": "auto", "tp": "auto", "pp": "auto"}, workload=workload)
-        plan = make_plan(deployment)
-        assert plan.prediction.tpot <= 0.010
-        subject = resolve(deployment, None)
-        fewer = choices(subject, free_domain(subject), plan.degrees.world - 1)
-        assert all(shortfall(subject, forecast) > 0 for forecast in forecasts(subject, fewer))
-
-    def test_targets_are_met_before_tokens_are_counted(self) -> None:
-        free = {"ep": "auto", "tp": "auto", "pp": "auto", "gpus": 64}
-        fastest = make_plan(manifest(free, "mixtral-8x22b", workload={"concurrency": 512}))
-        target = fastest.prediction.ttft * 0.7
-        quick = make_plan(
-            manifest(free, "mixtral-8x22b", workload={"concurrency": 512, "ttft": f"{target * 1e6:.0f}us"})
-        )
-        assert quick.prediction.ttft <= target * 1.001
-        assert quick.prediction.tokens_per_s <= fastest.prediction.tokens_per_s
-
-    def test_without_gpus_and_targets_it_asks_for_either(self) -> None:
-        found = violations(manifest({"ep": "auto", "pp": "auto"}))
-        assert found == {
-            "GpusOrTargetsNeeded": "spec.parallelism.gpus: ep and pp are auto, but nothing says for how many GPUs; "
-            "set gpus, or a target that the fewest GPUs are to meet: spec.workload.ttft or spec.workload.tpot"
-        }
-
-    def test_too_few_gpus_are_told_with_layouts_that_work(self) -> None:
-        with pytest.raises(ManifestError) as caught:
-            make_plan(manifest({"ep": "auto", "tp": "auto", "pp": "auto", "gpus": 2}, "deepseek-v3"))
-        assert "no layout of up to 2 h200-sxm GPUs" in str(caught.value)
-        assert len(caught.value.nearest) == 3
-
-    def test_a_wrong_degree_beside_auto_is_told(self) -> None:
-        assert violations(manifest({"ep": "auto", "tp": 3, "gpus": 16})).keys() == {
-            "HeadsNotDivisible",
-            "KvHeadsNotDivisible",
-        }
-
-    @pytest.mark.slow
-    def test_targets_beyond_1024_gpus_are_refused_with_what_is_reached(self) -> None:
-        found = violations(manifest({"ep": "auto"}, workload={"tpot": "1us"}))
-        assert "no layout of up to 1,024 GPUs a replica meets the targets" in found["TargetsOutOfReach"]
 
 
 def test_training_counts_gradients_and_optimizer_and_no_kv_cache() -> None:

@@ -38,7 +38,11 @@ def _head(result: "SearchResult") -> list[str]:
     kept = f"; kept as written: {', '.join(result.kept)}" if result.kept else ""
     return [
         f"{result.name}: {result.model} on up to {result.max_gpus:,} {result.hardware} GPUs, engine {result.engine}",
-        f"  looked at {result.counts.layouts:,} layouts that fit, in {result.counts.loads:,} predictions{kept}",
+        *textwrap.wrap(
+            f"  looked at {result.counts.layouts:,} layouts that fit, in {result.counts.loads:,} predictions{kept}",
+            WIDTH,
+            subsequent_indent="  ",
+        ),
         f"  workload: {load.concurrency:,} requests at once, {load.input_tokens:,} tokens in and "
         f"{load.output_tokens:,} out; {'targets ' + ', '.join(targets) if targets else 'no targets'}",
     ]
@@ -52,7 +56,7 @@ def _best(result: "SearchResult") -> list[str]:
         ("as written", result.written.layout if result.written else None),
     ]
     rows = [(name, *_cells(found)) for name, found in named if found is not None]
-    return [*table(rows, header=("within the targets", *_HEADER)), *_details(result.best)]
+    return [*table(rows, header=("", *_HEADER)), *_details(result.best)]
 
 
 def _details(best: "Found") -> list[str]:
@@ -73,10 +77,10 @@ def _runners_up(result: "SearchResult") -> Iterator[str]:
 
 def _front(result: "SearchResult") -> list[str]:
     points = _spread(result.front)
-    told = f"{len(points)} of {len(result.front)}" if len(points) < len(result.front) else "all"
+    told = f"{len(points)} of its {len(result.front)} points" if len(points) < len(result.front) else "all points"
     rows = [("✓" if found.meets else "", *_cells(found)) for found in points]
     return [
-        f"the front at any load, {told} of its points: none has more tokens/s a GPU with as short a TTFT and TPOT",
+        f"the front at any load ({told}): nothing has a higher rate with as short a TTFT and TPOT",
         *table(rows, header=("meets", *_HEADER)),
     ]
 
@@ -100,7 +104,8 @@ def _written(written: "Written | None") -> Iterator[str]:
         yield from textwrap.wrap(f"not valid as written: {violation}", WIDTH, subsequent_indent="  ")
     if written.neighbours:
         rows = [(f"{max(0.0, near.loss):.1%}", *_cells(near)) for near in written.neighbours]
-        yield from table(rows, header=("loss of the nearest valid", *_HEADER))
+        yield from ["the nearest valid layouts, by the share of the best one's tokens/s that they lose", ""]
+        yield from table(rows, header=("loss", *_HEADER))
 
 
 def _cells(found: "Found") -> tuple[str, ...]:

@@ -121,12 +121,12 @@ def front_of(swept: Swept) -> tuple[int, ...]:
 
 
 def runners_up(found: Search, best: int) -> tuple[int, ...]:
-    """The best candidates of other degrees or replicas than the best one's, the best first."""
+    """The best candidates of other degrees than the best one's, the best first."""
     return _runners_up(found.workload, best)
 
 
 def _runners_up(swept: Swept, best: int) -> tuple[int, ...]:
     candidates = swept.best_first(np.ones(len(swept), dtype=np.bool_), _LOOKED_AT)
-    _, first = np.unique(swept.family(candidates), return_index=True)
+    _, first = np.unique(swept.degrees(candidates), return_index=True)
     others = [int(candidates[at]) for at in np.sort(first)[: RUNNERS_UP + 1]]
     return tuple(other for other in others if other != best)[:RUNNERS_UP]

@@ -104,12 +104,10 @@ class Swept:
         )
         return which[np.lexsort(keys)][:count]
 
-    def family(self, candidates: Ints) -> Ints:
-        """One number for the degrees and replicas of candidates."""
+    def degrees(self, candidates: Ints) -> Ints:
+        """One number for ep, tp and pp of candidates."""
         row, of = self.loads.row[candidates], self.layouts
-        return ((of.ep[row] << 12 | of.tp[row]) << 12 | of.pp[row]) << 12 | np.minimum(
-            self.loads.replicas[candidates], 4095
-        )
+        return np.asarray((of.ep[row] << 24) | (of.tp[row] << 12) | of.pp[row])
 
     def choice(self, candidate: int) -> Choice:
         """Layout and copies of experts of a candidate."""
