@@ -1,6 +1,7 @@
 """Fits the cost model's constants to measured kernels and serving points, and prints how well they hold where they were not fitted.
 
-`tools/fit.py` prints; with --write it also writes operator/moe_plan/cost/fitted.toml. Same points, same file.
+`tools/fit.py` prints; with --write FILE it also writes the constants there. `make fit` writes
+operator/moe_plan/cost/fitted.toml. Same points, same file.
 """
 
 import argparse
@@ -22,7 +23,6 @@ from moe_plan.cost.constants import read_data
 
 _ROOT = Path(__file__).resolve().parent.parent
 _POINTS = _ROOT / "tools" / "calibration"
-_FITTED = _ROOT / "operator" / "moe_plan" / "cost" / "fitted.toml"
 _ENGINES = ("sglang", "tensorrt-llm", "vllm")
 _COVERED = 80
 """Per cent of held-out points that an interval is to hold."""
@@ -59,7 +59,7 @@ _KERNEL_START: dict[str, Any] = {
 def main() -> None:
     """Fit, hold out, print; write when asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help=f"write {_FITTED.relative_to(_ROOT)}")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="where the fitted constants go")
     write = parser.parse_args().write
     data = {
         "constants": read_data("constants.toml"),
@@ -82,8 +82,8 @@ def main() -> None:
     for name, (low, high) in fitted["interval"].items():
         print(f"{_COVERED} % of held-out {name.upper()} lie between {low:.2f} and {high:.2f} times the prediction")
     if write:
-        _FITTED.write_text(_toml(fitted), encoding="utf-8")
-        print(f"wrote {_FITTED.relative_to(_ROOT)}", file=sys.stderr)
+        write.write_text(_toml(fitted), encoding="utf-8")
+        print(f"wrote {write}", file=sys.stderr)
 
 
 _TAILS = [50 + _COVERED / 2, 50 - _COVERED / 2]
@@ -177,7 +177,7 @@ def _median(errors: Vector) -> float:
 def _toml(fitted: Mapping[str, Any]) -> str:
     """The file, its numbers to four digits, which is more than the points know."""
     lines = [
-        "# Made by tools/fit.py --write from the points in tools/calibration; docs/cost-model.md says what each number means.",
+        "# Made by `make fit` from the points in tools/calibration; docs/cost-model.md says what each number means.",
         "# Do not edit: change the points, the model or tools/fit.py, and fit again.",
     ]
     for section, values in fitted.items():
