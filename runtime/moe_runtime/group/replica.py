@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from moe_plan.plan import Plan
 from moe_runtime.comm.peers import Address, Peers
+from moe_runtime.comm.slots import Slots
 from moe_runtime.errors import ProtocolError, RankLost, RanksCut, RanksFailed, RuntimeFailure, SlotGone
 from moe_runtime.group.connection import Kind, Message
 from moe_runtime.group.contents import Counters, read_answers, slot_extent, slots_of, step_body
@@ -64,9 +65,8 @@ class Replica:
         self._on_loss: Callable[[], None] = _ignore
         self._address = address
         self._others = {slot: _Remote(Counters.none(slot_extent(plan, slot))) for slot in range(1, plan.slots)}
-        slots = slots_of(plan, 0)
-        self._shards = [_shards_in(slots.of_shard, slot) for slot in range(plan.slots)]
-        self._answering = [frozenset(_shards_in(slots.of_shard[-1:], slot)) for slot in range(plan.slots)]
+        self._shards = [_shards_of(slots_of(plan, slot)) for slot in range(plan.slots)]
+        self._answering = [_shards_that_answer(slots_of(plan, slot)) for slot in range(plan.slots)]
         self._local = RankHost(plan, checkpoint, device, post=Post(0, self._address))
         self._local.on_loss(self._lost_here)
         hub.serve(self)
@@ -240,9 +240,14 @@ def _weight(failure: RuntimeFailure) -> int:
     return 3 if isinstance(failure, RanksFailed) else 2
 
 
-def _shards_in(of_shard: tuple[tuple[int, ...], ...], slot: int) -> set[int]:
-    """Shards that have ranks in a slot in any of the given stages."""
-    return {ep for stage in of_shard for ep, of_one in enumerate(stage) if of_one == slot}
+def _shards_of(slots: Slots) -> set[int]:
+    """Shards of the ranks of a slot."""
+    return {slots.layout.coordinate(rank).ep for rank in slots.ranks}
+
+
+def _shards_that_answer(slots: Slots) -> set[int]:
+    """Shards whose last-stage rank with tp 0 is in a slot."""
+    return {ep for ep, slot in enumerate(slots.of_shard[-1]) if slot == slots.here}
 
 
 def _note(other: _Remote, message: Message, extent: Extent) -> None:
