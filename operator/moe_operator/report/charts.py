@@ -149,7 +149,7 @@ def lines(
     return Plot(title, description, x_axis, y_axis, ticks, y_ticks, there, joined, missing)
 
 
-MARGIN_OF_LINES = 8.0
+MARGIN_OF_LINES = 7.0
 """Percent of the width beside the first and last point, whose labels are centred over them."""
 
 
