@@ -13,6 +13,7 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ class _Watch:
     def _count(self) -> None:
         bound: set[str] = set()
         deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            with self._answer as lines:
+        while time.monotonic() < deadline and len(bound) < self._wanted:
+            with suppress(OSError), self._answer as lines:
                 for line in lines:
                     pod = json.loads(line)["object"]
                     if (pod.get("spec") or {}).get("nodeName"):
@@ -148,7 +149,8 @@ class _Watch:
                     if len(bound) >= self._wanted:
                         self._ended = time.monotonic()
                         return
-            self._answer = self._open()  # a busy API server ends watches; a new one begins with all there is
+            with suppress(OSError):  # a busy API server ends watches; a new one begins with all there is
+                self._answer = self._open()
 
 
 def _memory(operator: Operator, pods: int) -> Row:
