@@ -138,6 +138,8 @@ async def _watch(
     watching = kopf.operator(
         registry=handlers.registry(rows, controller.observe, controller.watch_listed, access),
         settings=handlers.settings(rows, settings.watch_silence_s),
+        # given, since kopf would ask for the user's name, and a user of a container has none
+        identity=settings.identity,  # type: ignore[arg-type]  # kopf does not export the type
         clusterwide=True,
         standalone=True,
         ready_flag=started,
