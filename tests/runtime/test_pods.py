@@ -222,7 +222,7 @@ def test_a_pod_whose_checkpoint_is_bad_ends_the_replica_with_its_sentence(tmp_pa
         pods.checkpoint = tmp_path / "empty"
         pods.worker(1)
         assert endpoint.wait() == 1
-        assert endpoint.lines[-1].startswith("error: slot 1: ")
+        assert endpoint.lines[-1].startswith("error: slot 1: "), endpoint.stderr
         assert "config.json: there is no such file" in endpoint.lines[-1]
         assert "Traceback" not in endpoint.stderr
 

@@ -1,7 +1,6 @@
 """What a replica of several pods costs on one machine: each pod a `serve` at a loopback address of its own.
 
-    moe plan -f examples/seed-s1.yaml --rehearse …  > plan.json      (or any plan for CPU ranks)
-    python -m moe_runtime.bench.pods --plan plan.json [--checkpoint DIR] [--tokens 8]
+    python -m moe_runtime.bench.pods --plan plan.json [--checkpoint DIR] [--tokens 8]     # a plan for CPU ranks
 
 Start-up is that of all pods at once, each importing PyTorch; a decode step is timed with one request and with one on
 each shard.

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 HELLO_S: Final = 10.0
 """Time in which whoever connects must have said who it is."""
+PAUSE_S: Final = 0.1
+"""After a connection that could not be accepted."""
+CLOSE_S: Final = 5.0
+"""Longest wait for each thread at the end."""
 MOST_STRANGERS: Final = 64
 """Connections beyond those of the slots that may be about to say who they are."""
 
@@ -57,8 +61,11 @@ class Hub:
         self._leaving: set[int] = set()
         self._generation: Generation | None = None
         self._most_bytes = most_message_bytes(slot_extent(plan, 1))
-        self._strangers = threading.BoundedSemaphore(plan.slots + MOST_STRANGERS)
-        threading.Thread(target=self._accept, name="agents", daemon=True).start()
+        self._most_connections = plan.slots + MOST_STRANGERS
+        self._connections: dict[Connection, threading.Thread] = {}
+        self._closing = threading.Event()
+        self._accepting = threading.Thread(target=self._accept, name="agents", daemon=True)
+        self._accepting.start()
 
     def serve(self, generation: Generation) -> None:
         """Tell all agents, those to come included, to start their ranks."""
@@ -87,28 +94,41 @@ class Hub:
 
     def close(self) -> None:
         """Send all agents home and take no more."""
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # or `accept` would go on
         self._listener.close()
+        self._accepting.join(CLOSE_S)
         with self._lock:
             self._generation = None
-            for slot, agent in tuple(self._agents.items()):
-                self.tell(slot, Kind.BYE, 0)
-                agent.hang_up()
+            slots, connections = tuple(self._agents), dict(self._connections)
+        for slot in slots:
+            self.tell(slot, Kind.BYE, 0)
+        for connection, thread in connections.items():
+            connection.hang_up()
+            thread.join(CLOSE_S)
 
     def _accept(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 connected, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            if self._strangers.acquire(blocking=False):
-                threading.Thread(target=self._meet, args=(connected,), name="agent", daemon=True).start()
-            else:
-                connected.close()
+                self._take_in(connected)
+            except OSError as error:
+                if not self._closing.wait(PAUSE_S):
+                    log.warning("a connection could not be accepted: %s", error)
 
-    def _meet(self, connected: socket.socket) -> None:
-        connection = Connection(connected)
+    def _take_in(self, connected: socket.socket) -> None:
+        """Hear who connected in a thread of its own; hang up when too many are heard already."""
+        with self._lock:
+            if len(self._connections) >= self._most_connections:
+                connected.close()
+                return
+            connection = Connection(connected)
+            thread = threading.Thread(target=self._meet, args=(connection,), name="agent", daemon=True)
+            self._connections[connection] = thread
+            thread.start()
+
+    def _meet(self, connection: Connection) -> None:
         try:
             slot = self._greet(connection)
             if slot is not None:
@@ -117,7 +137,8 @@ class Hub:
             log.info("a connection that was no agent's was closed: %s", error)
         finally:
             connection.close()
-            self._strangers.release()
+            with self._lock:
+                del self._connections[connection]
 
     def _greet(self, connection: Connection) -> int | None:
         """The slot of who connected; None when it was refused."""
