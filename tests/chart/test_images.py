@@ -1,13 +1,20 @@
 """The operator's image, built by its Containerfile from Debian's packages."""
 
 import json
+import os
+import signal
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import images
 import pytest
+from control_plane import ControlPlane
+from operator_process import HOME, eventually, install, write_kubeconfig
+from operator_process import NAME as OPERATOR
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,18 +57,34 @@ def configuration(archive: Path) -> dict[str, Any]:
         return blob(held, manifest["config"]["digest"])["config"]  # type: ignore[no-any-return]
 
 
+@contextmanager
+def container() -> Iterator[str]:
+    command = ["buildah", "from", "localhost/moe-operator:0.1.0"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        yield made
+    finally:
+        subprocess.run(["buildah", "rm", made], capture_output=True, check=True)
+
+
 def inside(command: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
     """A command run in the image as its user."""
-    container = subprocess.run(
-        ["buildah", "from", "localhost/moe-operator:0.1.0"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    try:
+    with container() as made:
         return subprocess.run(
-            ["buildah", "run", "--isolation=chroot", container, "--", *command],
+            ["buildah", "run", "--isolation=chroot", made, "--", *command],
             input=stdin, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
+
+
+@contextmanager
+def running(*command: str) -> Iterator[None]:
+    """A command that goes on in its own session until the block is left."""
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield
     finally:
-        subprocess.run(["buildah", "rm", container], capture_output=True, check=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_the_same_input_gives_the_same_image(
@@ -87,3 +110,24 @@ def test_the_image_has_the_command_and_no_torch() -> None:
     assert inside(["python3", "-c", "import torch"]).returncode != 0
     assert inside(["moe", "operator", "run", "--help"]).returncode == 0
     assert inside(["sh", "-c", "touch /opt/moe/x"]).returncode != 0
+
+
+@pytest.mark.usefixtures("archive")
+def test_the_operator_of_the_image_leads_a_cluster(bare_plane: ControlPlane, tmp_path: Path) -> None:
+    bare_plane.install_crd()
+    install(bare_plane)
+    kubeconfig = write_kubeconfig(bare_plane, tmp_path)
+    authority = bare_plane.authority.ca_file
+    kubeconfig.write_text(kubeconfig.read_text().replace(str(authority), "/cluster/ca.crt"))
+    (tmp_path / "ca.crt").write_bytes(authority.read_bytes())
+    tmp_path.chmod(0o755)  # the image's user is another one
+
+    def leader() -> str:
+        shown = ("-o", "jsonpath={.spec.holderIdentity}")
+        return bare_plane.kubectl("get", "lease", OPERATOR, f"--namespace={HOME}", *shown).stdout
+
+    with container() as made:
+        mounted = (f"--volume={tmp_path}:/cluster:ro", "--env=KUBECONFIG=/cluster/kubeconfig")
+        operator = ("moe", "operator", "run", "--identity=in-image", "--webhook=off", "--health-port=0")
+        with running("buildah", "run", "--isolation=chroot", *mounted, made, "--", *operator):
+            eventually(lambda: leader() == "in-image", "the operator of the image leads")
