@@ -19,6 +19,7 @@ NAMES = (
     "h100-sxm",
     "h20-sxm",
     "h200-sxm",
+    "l40s",
     "mi300x",
     "mi325x",
     "mi355x",
