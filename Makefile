@@ -52,6 +52,7 @@ bench-operator: $(INSTALLED) ## Measure the operator on 1,024 fake nodes, beside
 
 bench-planner: $(INSTALLED) ## Measure the search, beside AIConfigurator where AICONFIGURATOR names its Python
 	@$(BIN)/python tools/bench_planner.py
+	@$(BIN)/python -m moe_runtime.bench.memory
 
 fit: $(INSTALLED) ## Fit the cost model to the measured points, and print its errors on points it has not seen
 	@$(BIN)/python tools/fit.py --write
@@ -80,6 +81,7 @@ chart: $(INSTALLED) ## Write what the Helm chart has of other places
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
 		--no-header --python-version 3.11 --extra operator --extra kubectl --extra runtime --extra dev pyproject.toml -o requirements.txt
+	@$(MAKE) --no-print-directory setup
 	@$(BIN)/python tools/requirements.py
 
 clean: ## Remove the environment and all that was generated
