@@ -93,13 +93,16 @@ def with_copies(
         return base
     even = np.minimum(1.0, 1 / layouts.ep / _shares_of(subject, layouts).max(axis=0))[base.loads.row]
     ttft, tpot = even * base.times.ttft, even * base.times.tpot
-    hope = hopeful(base)(Bounds(ttft, tpot, _rate(base, ttft, tpot), base.gpus, base.crowding))
+    judge = hopeful(base)
+    hope = judge(Bounds(ttft, tpot, _rate(base, ttft, tpot), base.gpus, base.crowding))
     more = _more(subject, layouts, np.unique(base.loads.row[hope]))
     known, swept = [_Known(base, np.arange(len(rows)))], base
-    for parent, per_rank in more if numbers == "all" else more[:1]:
+    for round_number, (parent, per_rank) in enumerate(more if numbers == "all" else more[:1]):
+        if round_number:
+            judge = hopeful(swept)
         of, copied = copied_rows(subject, base.space, rows, parent, per_rank)
         found = Swept.without_times(subject, base.space, copied, make_loads(copied))
-        kept = hopeful(swept)(_tightest([each.bounds(found, of) for each in known]))
+        kept = judge(_tightest([each.bounds(found, of) for each in known]))
         found = sweep(subject, base.space, copied, found.loads.take(kept))
         here = np.full(len(rows), -1)
         here[of] = np.arange(len(of))

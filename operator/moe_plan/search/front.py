@@ -6,7 +6,9 @@ import numpy as np
 
 from moe_plan.search.arrays import Floats, Ints
 
-_BLOCK = 4096
+_BLOCKS = (64, 8192)
+"""Candidates of the first block that is compared at once, doubled from block to block, and of the largest."""
+
 _DIGITS = 9
 """Figures that agree in so many digits are taken to be the same: the last ones of a sum depend on its order."""
 
@@ -37,8 +39,10 @@ def _culled(order: Ints, tpot: Floats, ttft: Floats) -> Ints:
     """
     kept = []
     stairs = _Stairs()
-    for start in range(0, len(order), _BLOCK):
-        block = order[start : start + _BLOCK]
+    start, size = 0, _BLOCKS[0]
+    while start < len(order):
+        block = order[start : start + size]
+        start, size = start + size, min(2 * size, _BLOCKS[1])
         if stairs.tpot:
             step = np.searchsorted(np.asarray(stairs.tpot), tpot[block], side="left") - 1
             below = np.where(step >= 0, np.asarray(stairs.ttft)[step], np.inf)

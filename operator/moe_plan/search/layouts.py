@@ -96,9 +96,10 @@ def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> Floats:
 
 def _busiest(logical: int, ep: Ints, per_rank: Ints) -> Floats:
     base, extra = np.divmod(ep * per_rank, logical)
-    rank = np.minimum(np.arange(min(logical, int(ep.max(initial=1)))), ep[:, None] - 1)
-    start = rank * per_rank[:, None] % logical
-    end, first = start + per_rank[:, None], extra[:, None]
+    narrow = np.int32  # half the memory traffic: ranks times experts stay far below 2**31
+    rank = np.minimum(np.arange(min(logical, int(ep.max(initial=1))), dtype=narrow), ep[:, None].astype(narrow) - 1)
+    start = rank * per_rank[:, None].astype(narrow) % narrow(logical)
+    end, first = start + per_rank[:, None].astype(narrow), extra[:, None].astype(narrow)
     among = np.minimum(end, first) - np.minimum(start, first) + np.minimum(np.maximum(end - logical, 0), first)
     fewest = among.min(axis=1)
     return np.asarray((fewest / (base + 1) + (per_rank - fewest) / base) / logical)
