@@ -223,7 +223,8 @@ def test_more_requests_never_make_one_of_them_faster(
     of = replace(hardware(name), memory_bytes=1e18)  # room for all of them
     crowded = workload(load.input_tokens, load.output_tokens, load.concurrency + more)
     here, there = (predicted(shape, load=each, of=of, **layout) for each in (load, crowded))
-    assert there.ttft >= here.ttft * (1 - 1e-9)
+    assert own_s(there) >= own_s(here) * (1 - 1e-9)
+    assert there.ttft >= here.ttft * 0.99  # decodes that take longer spread the prompts of others a little
     assert there.tpot >= here.tpot * (1 - 1e-9)
     assert there.batch_per_shard >= here.batch_per_shard
 
