@@ -13,7 +13,6 @@ import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
@@ -65,25 +64,20 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peer", default=os.environ.get("AICONFIGURATOR_PYTHON"), metavar="PYTHON")
-    peer = _peer(parser.parse_args().peer)
-    target = FIGURES["target"]
-    print(
-        f"{'Qwen3-235B-A22B on H200, median of ' + str(RUNS):<46}{'first':>10}{'again':>10}{'target':>10}{'peer':>12}{'ratio':>9}"
-    )
-    _row("one estimate, in a fresh process", _fresh(ESTIMATE), target["estimate_s"], peer["estimate"])
-    _row("search, 128 GPUs, in a fresh process", _fresh(SEARCH, "128"), target["search_128_s"], peer["search"])
-    _row("search, 1,024 GPUs, in a fresh process", _fresh(SEARCH, "1024"), target["search_1024_s"], None)
-    _row(
-        "moe search, 128 GPUs, whole command",
-        _command("search", "--gpus", "128"),
-        target["search_128_command_s"],
-        peer["search"],
-    )
-    _row("moe plan, whole command", _command("plan"), target["plan_command_s"], peer["estimate"])
-    print(peer["told"])
+    told, plan_peer, search_peer = _peer(parser.parse_args().peer)
+    target, published = FIGURES["target"], FIGURES["published"]
+    heading = f"Qwen3-235B-A22B on H200, median of {RUNS}"
+    print(f"{heading:<46}{'first':>10}{'again':>10}{'target':>10}{'peer':>12}{'ratio':>9}")
+    _row("one estimate, in a fresh process", _fresh(ESTIMATE), target["estimate_s"], published["estimate_s"])
+    _row("search, 128 GPUs, in a fresh process", _fresh(SEARCH, "128"), target["search_128_s"], published["search_s"])
+    _row("search, 1,024 GPUs, in a fresh process", _fresh(SEARCH, "1024"), target["search_1024_s"])
+    _row("moe plan, whole command", _command("plan"), target["plan_command_s"], plan_peer)
+    search = _command("search", "--gpus", "128")
+    _row("moe search, 128 GPUs, whole command", search, target["search_128_command_s"], search_peer)
+    print(told)
 
 
-def _row(name: str, seconds: Sequence[float], target_s: float, peer_s: float | None) -> None:
+def _row(name: str, seconds: Sequence[float], target_s: float, peer_s: float | None = None) -> None:
     first = seconds[0]
     again = _time(seconds[1]) if len(seconds) > 1 else ""
     beside = f"{_time(peer_s):>12}{peer_s / first:>8.0f}×" if peer_s else ""
@@ -116,35 +110,17 @@ def _command(*arguments: str) -> tuple[float]:
     return (statistics.median(_elapsed(command, MANIFEST) for _ in range(RUNS)),)
 
 
-def _peer(python: str | None) -> dict[str, Any]:
-    """The peer's seconds for an estimate and a search, measured if it is there, and where they are from."""
-    published = FIGURES["published"]
+def _peer(python: str | None) -> tuple[str, float | None, float | None]:
+    """Where the peer's figures are from, and the seconds of its commands for an estimate and a search if it is there."""
+    published = "peer within a process: AIConfigurator's published figures, not measured in this run"
     if python is None:
-        return {
-            "estimate": published["estimate_s"],
-            "search": published["search_s"],
-            "told": "peer: AIConfigurator's published figures (0.65 to 0.86 s an estimate; 21 s a search), not measured in this run",
-        }
+        return f"{published}; its commands: not measured, give --peer", None, None
     of = FIGURES["peer"]
-    about = [
-        "--model-path",
-        of["model"],
-        "--system",
-        of["system"],
-        "--backend",
-        of["backend"],
-        "--isl",
-        "1024",
-        "--osl",
-        "1024",
-    ]
+    about = ["--model-path", of["model"], "--system", of["system"], "--backend", of["backend"]]
     command = [str(Path(python).with_name("aiconfigurator")), "cli"]
-    times = [_elapsed([*command, *arguments, *about]) for arguments in (PEER_ESTIMATE, PEER_SEARCH)]
-    return {
-        "estimate": times[0],
-        "search": times[1],
-        "told": f"peer: AIConfigurator, whole commands measured in this run with {python}",
-    }
+    lengths = ["--isl", "1024", "--osl", "1024"]
+    estimate, search = (_elapsed([*command, *asked, *about, *lengths]) for asked in (PEER_ESTIMATE, PEER_SEARCH))
+    return f"{published}; its commands: measured in this run with {python}", estimate, search
 
 
 def _elapsed(command: Sequence[str], text: str = "") -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import groupby, islice
 
 from moe_plan.rules import MAX_WORLD, divisors, expert_rules, valid_tp
-from moe_plan.search import Choice, Domain, Forecast, choices, forecasts, merit
+from moe_plan.search.choice import Choice, Domain, Forecast, choices, forecasts, merit
 from moe_plan.spec import MAX_GPUS
 from moe_plan.subject import Subject
 

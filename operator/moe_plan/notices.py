@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from moe_plan.engines import engines
-from moe_plan.search import Forecast, room
+from moe_plan.search.choice import Forecast, room
 from moe_plan.subject import Subject
 from moe_plan.units import format_seconds
 

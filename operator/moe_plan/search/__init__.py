@@ -1,31 +1,4 @@
-"""Layouts of a manifest: enumerated by algebra, worked out to memory and prediction, and compared."""
+"""Layouts of a manifest: enumerated by algebra, worked out to memory and prediction, and compared.
 
-from moe_plan.search.choice import (
-    Choice,
-    Domain,
-    Draft,
-    Forecast,
-    choices,
-    forecast,
-    forecasts,
-    free_domain,
-    merit,
-    room,
-    shortfall,
-    work_out,
-)
-
-__all__ = [
-    "Choice",
-    "Domain",
-    "Draft",
-    "Forecast",
-    "choices",
-    "forecast",
-    "forecasts",
-    "free_domain",
-    "merit",
-    "room",
-    "shortfall",
-    "work_out",
-]
+`choice` works out one layout, as a plan does, without numpy; the other modules work out all of them in columns.
+"""

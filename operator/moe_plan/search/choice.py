@@ -1,4 +1,4 @@
-"""Layouts of a manifest: enumerated by algebra, worked out to memory and prediction, and compared.
+"""One layout, worked out to memory and prediction as a plan is, and compared; and the few that lie near to an invalid one.
 
 Algebra leaves a few hundred candidates of the millions that could be written down; only those whose weights can fit
 are worked out.
@@ -15,7 +15,6 @@ from moe_plan.experts import deal
 from moe_plan.layout import Layout
 from moe_plan.memory import kv_cache, stage_memory
 from moe_plan.plan import ExpertMap, KvCache, Prediction, Stage, StageMemory
-from moe_plan.rules import divisors, expert_rules, valid_tp
 from moe_plan.stages import balance, layer_costs, make_stages, stage_costs
 from moe_plan.subject import Subject
 
@@ -58,18 +57,6 @@ class Domain:
     """ep and redundant experts."""
     tp: tuple[int, ...]
     pp: tuple[int, ...]
-
-
-def free_domain(subject: Subject) -> Domain:
-    """What `auto` may take, and explicit values where they are given."""
-    parallelism = subject.spec.parallelism
-    redundant = parallelism.redundant_experts
-    eps = divisors(subject.experts + redundant) if parallelism.ep == "auto" else (parallelism.ep,)
-    return Domain(
-        experts=tuple((ep, redundant) for ep in eps if not any(expert_rules(subject, ep, redundant))),
-        tp=valid_tp(subject) if parallelism.tp == "auto" else (parallelism.tp,),
-        pp=tuple(range(1, len(subject.shape.layers) + 1)) if parallelism.pp == "auto" else (parallelism.pp,),
-    )
 
 
 def choices(subject: Subject, domain: Domain, max_gpus: int) -> Iterator[Choice]:
