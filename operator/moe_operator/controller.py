@@ -224,8 +224,10 @@ class Controller:
         if await self._carry_out(key, decision):
             await self._tell(key, view, decision)
 
-    async def _decide(self, key: Key, deployment: Object, **trouble: str) -> tuple[View, Decision]:
-        view = replace(await self._view(key, deployment), **trouble)
+    async def _decide(
+        self, key: Key, deployment: Object, refused: str | None = None, failing: str | None = None
+    ) -> tuple[View, Decision]:
+        view = replace(await self._view(key, deployment), refused=refused, failing=failing)
         began = time.monotonic()
         decision = await asyncio.get_running_loop().run_in_executor(self._thread, self.decide, view)
         self.counters.deciding_s += time.monotonic() - began
