@@ -70,27 +70,18 @@ def _group(members: Sequence[tuple[Point, float, float]]) -> Group:
     shape, _ = read_shape(points[0], None)
     return Group(
         setting=point_setting(points[0], shape, hardware),
-        case=stack([_padded(point_case(point, shape, hardware), len(hardware.links)) for point in points]),
+        case=stack([point_case(point, shape, hardware) for point in points]),
         points=points,
         ttft=np.array([ttft for _, ttft, _ in members]),
         tpot=np.array([tpot for _, _, tpot in members]),
     )
 
 
-def _padded(case: Case, tiers: int) -> Case:
-    """The case with as many tiers and classes of stages as all others have."""
-    assert case.pp == 1, "points of several stages need their classes padded"
-
-    def pad(links: Sequence[Any]) -> tuple[Any, ...]:
-        assert len(links) <= 1, "points of several nodes need their tiers padded by scope"
-        return tuple(links) or ()
-
-    del tiers
-    return replace(case, tp_links=pad(case.tp_links), ep_links=pad(case.ep_links), pp_links=())
-
-
 def stack(items: Sequence[Any]) -> Any:
-    """Records of numbers as one record of columns; what is no number must be the same in all."""
+    """Records of numbers as one record of columns; what is no number must be the same in all.
+
+    A tier of the network that one item spans and another does not has a fanout of 1 in the other.
+    """
     first = items[0]
     if is_dataclass(first) and not isinstance(first, type):
         return replace(
