@@ -75,11 +75,13 @@ class Agent:
                 signal.signal(number, handler)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
-        again = self._ending.is_set()
+        grace_s = 0.0 if self._ending.is_set() else GRACE_S
         self._ending.set()
-        connection = self._connection
-        if connection is not None:
-            threading.Thread(target=self._leave, args=(connection, 0.0 if again else GRACE_S), daemon=True).start()
+        if self._connection is not None:
+            self._begin_to_leave(self._connection, grace_s)
+
+    def _begin_to_leave(self, connection: Connection, grace_s: float) -> None:
+        threading.Thread(target=self._leave, args=(connection, grace_s), daemon=True).start()
 
     def _leave(self, connection: Connection, grace_s: float) -> None:
         log.info("stopping: the ranks go on for at most %.0f s; again to stop at once", grace_s)
@@ -126,6 +128,8 @@ class Agent:
 
     def _serve(self, connection: Connection) -> None:
         self._connection = connection
+        if self._ending.is_set():  # the signal came while it was being taken in
+            self._begin_to_leave(connection, GRACE_S)
         log.info("joined the frontend as slot %d", self._membership.slot)
         self.why_not_ready = "the frontend has not started the ranks yet"
         try:
