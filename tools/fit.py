@@ -1,7 +1,7 @@
 """Fits the cost model's constants to measured kernels and serving points, and prints how well they hold where they were not fitted.
 
-`tools/fit.py` prints; with --write FILE it also writes the constants there. `make fit` writes
-operator/moe_plan/cost/fitted.toml. Same points, same file.
+`tools/fit.py` prints; with --write, which `make fit` gives, it also writes operator/moe_plan/cost/fitted.toml, or the
+FILE named. Same points, same file.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from moe_plan.cost.constants import read_data
 
 _ROOT = Path(__file__).resolve().parent.parent
 _POINTS = _ROOT / "tools" / "calibration"
+_FITTED = _ROOT / "operator" / "moe_plan" / "cost" / "fitted.toml"
 _ENGINES = ("sglang", "tensorrt-llm", "vllm")
 _COVERED = 80
 """Per cent of held-out points that an interval is to hold."""
@@ -59,7 +60,14 @@ _KERNEL_START: dict[str, Any] = {
 def main() -> None:
     """Fit, hold out, print; write when asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", type=Path, metavar="FILE", help="where the fitted constants go")
+    parser.add_argument(
+        "--write",
+        nargs="?",
+        type=Path,
+        const=_FITTED,
+        metavar="FILE",
+        help="write the constants, here if no FILE is named",
+    )
     write = parser.parse_args().write
     data = {
         "constants": read_data("constants.toml"),
