@@ -52,8 +52,6 @@ class Dealt:
     """Share of a layer's routed tokens that the busiest rank computes."""
     kv_requests: Ints
     """Requests of the workload's length that the KV cache of a shard holds; 0 where a stage does not fit."""
-    kv_requests_full: Ints
-    """The same beside the buffers that any number of requests at once may need."""
     fits: Bools
     """Whether every stage is within the usable memory."""
 
@@ -81,11 +79,15 @@ def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
     distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
     stages = stage_columns(subject, *distinct).take(inverse.ravel())
     busiest = busiest_columns(subject.experts, candidates.ep, candidates.per_rank)
+    fits, requests = _requests(subject, candidates, stages, busiest, subject.spec.workload)
+    return Dealt(candidates, stages, busiest, requests, fits)
+
+
+def requests_at_any_load(subject: Subject, candidates: Layouts, stages: StageColumns, busiest: Floats) -> Ints:
+    """Requests that a shard's KV cache holds beside the buffers that any number of requests at once may need."""
     workload = subject.spec.workload
-    crowd = workload.model_copy(update={"concurrency": max(workload.concurrency, subject.limits.max_batch_tokens)})
-    fits, requests = _requests(subject, candidates, stages, busiest, workload)
-    _, full = _requests(subject, candidates, stages, busiest, crowd)
-    return Dealt(candidates, stages, busiest, requests, full, fits)
+    most = max(workload.concurrency, subject.limits.max_batch_tokens)
+    return _requests(subject, candidates, stages, busiest, workload.model_copy(update={"concurrency": most}))[1]
 
 
 def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> Floats:

@@ -23,7 +23,6 @@ class Rows:
     stages: StageColumns
     busiest: Floats
     kv_requests: Ints
-    kv_requests_full: Ints
     order: Ints
     """Index into the space's rank orders."""
     fanouts: dict[Dimension, Ints]
@@ -39,7 +38,6 @@ class Rows:
             self.stages.take(rows),
             self.busiest[rows],
             self.kv_requests[rows],
-            self.kv_requests_full[rows],
             self.order[rows],
             {dimension: tiers[:, rows] for dimension, tiers in self.fanouts.items()},
         )
@@ -82,7 +80,6 @@ def _fitting(subject: Subject, space: Space, dealt: Dealt, at: Ints, ordered: Or
         dealt.stages.take(rows),
         dealt.busiest[rows],
         dealt.kv_requests[rows],
-        dealt.kv_requests_full[rows],
         ordered.order[pairs],
         {dimension: tiers[:, pairs] for dimension, tiers in ordered.fanouts.items()},
     )

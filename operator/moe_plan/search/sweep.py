@@ -11,6 +11,7 @@ from moe_plan.cost.serving import forecast
 from moe_plan.cost.step import Case, StageClass
 from moe_plan.kv import ELEMENT_BYTES, growing_bytes
 from moe_plan.search.arrays import Bools, Floats, Ints
+from moe_plan.search.layouts import requests_at_any_load
 from moe_plan.search.rows import Rows
 from moe_plan.search.space import Space
 from moe_plan.shares import layer_kinds
@@ -77,7 +78,9 @@ def at_any_load(subject: Subject, space: Space, rows: Rows) -> Loads:
     More replicas serve as many more requests in the same times, so that one tells the rate of a GPU.
     """
     training = subject.spec.workload.mode == "training"
-    held = np.ones_like(rows.order) if training else rows.kv_requests_full
+    held = np.ones_like(rows.order)
+    if not training:
+        held = requests_at_any_load(subject, rows.layouts, rows.stages, rows.busiest)
     most = int(held.max(initial=0))
     ladder = np.array([2**step for step in range(most.bit_length())], dtype=np.int64)
     batches = np.minimum(ladder, held[:, None])
