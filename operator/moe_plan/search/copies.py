@@ -11,8 +11,8 @@ token reaches, which is a concave function of a; the rest is no shorter. So:
 2. With a' and r' at least 1 / ep, an even share, the times of a layout without more copies bound what it could do with
    them. A layout whose bounds are beaten already needs no look; nor does a number of copies whose own bounds are.
 
-The wait for other prompts in a steady queue alone may shorten as steps grow, since requests then come more slowly: all
-of TTFT's queueing is left out of the bounds.
+The bounds take requests to come no more slowly than before. With steps that grow for other reasons they would, and the
+wait for other prompts would shorten a little: what a layout gained by that alone is not looked for.
 """
 
 from collections.abc import Callable

@@ -55,8 +55,6 @@ class Times:
     """Output tokens over the whole deployment."""
     batch: Ints
     """Requests decoded together on a shard."""
-    unqueued: Floats
-    """TTFT without waiting for other requests."""
 
     def joined(self, other: "Times") -> "Times":
         """These times, then the others."""
@@ -68,8 +66,8 @@ def predict_columns(subject: Subject, rows: Rows, loads: Loads) -> Times:
     """What `cost.predict` says of each load."""
     setting = _setting(subject)
     parts = [_part(subject, setting, rows, loads.take(slice(i, i + CHUNK))) for i in range(0, len(loads), CHUNK)]
-    columns = np.concatenate(parts, axis=1) if parts else np.zeros((5, 0))
-    return Times(columns[0], columns[1], columns[2], columns[3].astype(np.int64), columns[4])
+    columns = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0))
+    return Times(columns[0], columns[1], columns[2], columns[3].astype(np.int64))
 
 
 def at_any_load(subject: Subject, space: Space, rows: Rows) -> Loads:
@@ -156,7 +154,7 @@ def _setting(subject: Subject) -> Setting:
 
 
 def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Floats:
-    """The figures of `Times` of a chunk, `[5, candidates]`."""
+    """The figures of `Times` of a chunk, `[4, candidates]`."""
     workload, here = subject.spec.workload, rows.take(loads.row)
     layouts, stages = here.layouts, here.stages
     case = Case(
@@ -183,6 +181,5 @@ def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Float
         kv_requests=here.kv_requests,
     )
     found = forecast(setting, case)
-    ttft = found.ttft.total
-    columns = (ttft, found.tpot.total, found.tokens_per_s, found.batch, ttft - found.ttft.queueing)
+    columns = (found.ttft.total, found.tpot.total, found.tokens_per_s, found.batch)
     return np.stack([np.broadcast_to(column, len(loads)) for column in columns])

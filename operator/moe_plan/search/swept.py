@@ -17,7 +17,7 @@ from moe_plan.search.sweep import Loads, Times, predict_columns
 from moe_plan.subject import Subject
 
 _NONE = np.zeros(0)
-NOTHING = Times(_NONE, _NONE, _NONE, _NONE.astype(np.int64), _NONE)
+NOTHING = Times(_NONE, _NONE, _NONE, _NONE.astype(np.int64))
 """Times of candidates before they are predicted."""
 
 
