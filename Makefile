@@ -37,7 +37,7 @@ test: $(INSTALLED) ## Lint, then every test
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
 	@$(BIN)/pytest -q -m 'not slow and not soak'
 
-test-soak: $(INSTALLED) ## The operator under faults and kills; about 10 minutes
+test-soak: $(INSTALLED) ## The operator under faults and kills; about 15 minutes
 	@$(BIN)/python tests/cluster/binaries.py
 	@$(BIN)/pytest -m soak
 
@@ -50,7 +50,7 @@ bench-operator: $(INSTALLED) ## Measure the operator on 1,024 fake nodes, beside
 	@$(BIN)/python tools/bench_operator.py
 	@$(BIN)/python tools/bench_placement.py
 
-bench-planner: $(INSTALLED) ## Measure the search, beside AIConfigurator where AICONFIGURATOR names its Python
+bench-planner: $(INSTALLED) ## Measure the search, beside AIConfigurator where AICONFIGURATOR_PYTHON has it
 	@$(BIN)/python tools/bench_planner.py
 	@$(BIN)/python -m moe_runtime.bench.memory
 
