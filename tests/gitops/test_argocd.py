@@ -124,7 +124,8 @@ def health(deployment: Object) -> dict[str, str]:
     """What health.lua returns of an object, as Argo CD runs it: a chunk with the global obj."""
     lua = lupa.LuaRuntime(unpack_returned_tuples=True)
     lua.globals().obj = lua.table_from(deployment, recursive=True)
-    return dict(lua.execute((ARGOCD / "health.lua").read_text()))
+    health = lua.execute((ARGOCD / "health.lua").read_text())
+    return {key: health[key] for key in sorted(health)}  # a Lua table has an order of its own each time
 
 
 def kstatus(deployment: Object) -> str:
