@@ -32,12 +32,12 @@ quickstart: $(INSTALLED) ## From a manifest to tokens from 128 ranks on this mac
 test: $(INSTALLED) ## Lint, then every test
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python tests/cluster/binaries.py
-	@$(BIN)/pytest -m 'not soak'
+	@$(BIN)/pytest -m 'not soak' --durations=20
 
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
 	@$(BIN)/pytest -q -m 'not slow and not soak'
 
-test-soak: $(INSTALLED) ## The operator under faults and kills; about 15 minutes
+test-soak: $(INSTALLED) ## The operator under faults and kills, and its image; about 15 minutes
 	@$(BIN)/python tests/cluster/binaries.py
 	@$(BIN)/pytest -m soak
 

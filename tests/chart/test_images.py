@@ -17,7 +17,7 @@ from operator_process import HOME, eventually, install, write_kubeconfig
 from operator_process import NAME as OPERATOR
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.skipif(bool(images.missing()), reason=f"images are built elsewhere: {images.missing()}"),
 ]
 LARGEST_MB = 150
