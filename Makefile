@@ -37,7 +37,7 @@ test: $(INSTALLED) ## Lint, then every test
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
 	@$(BIN)/pytest -q -m 'not slow and not soak'
 
-test-soak: $(INSTALLED) ## The operator under faults and kills, and its image; about 15 minutes
+test-soak: $(INSTALLED) ## Operator and pods under faults and kills, and images; about 20 minutes
 	@$(BIN)/python tests/cluster/binaries.py
 	@$(BIN)/pytest -m soak
 

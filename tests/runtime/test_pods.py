@@ -113,7 +113,7 @@ def test_a_stream_goes_on_when_a_rank_of_another_pod_is_killed(
     endpoint.wait_for_line(r"rank 4 was killed by SIGKILL.*starting the ranks again")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_ranks_lost_while_nobody_asks_are_back_before_the_next_request(
     two_pods: tuple[Pods, Endpoint], qwen3_moe: TinyModel
 ) -> None:
@@ -124,7 +124,7 @@ def test_ranks_lost_while_nobody_asks_are_back_before_the_next_request(
     assert answer(endpoint, PROMPTS[1], 6) == qwen3_moe.greedy([PROMPTS[1]])[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_pod_that_is_told_to_end_first_finishes_what_runs(
     two_pods: tuple[Pods, Endpoint], qwen3_moe: TinyModel
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_pod_that_is_told_to_end_first_finishes_what_runs(
         assert later[0].result() == qwen3_moe.greedy([PROMPTS[1]])[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_whoever_else_connects_is_hung_up_on(two_pods: tuple[Pods, Endpoint], qwen3_moe: TinyModel) -> None:
     pods, endpoint = two_pods
     for said in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x01\x00\x00\x00" + b"\xff" * 60, b""):
@@ -156,7 +156,7 @@ def test_whoever_else_connects_is_hung_up_on(two_pods: tuple[Pods, Endpoint], qw
     assert answer(endpoint, PROMPTS[1], 6) == qwen3_moe.greedy([PROMPTS[1]])[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_pod_of_another_attempt_is_refused_with_the_reason(two_pods: tuple[Pods, Endpoint]) -> None:
     pods, endpoint = two_pods
     stale = Pods(pods.folder, pods.plan, pods.checkpoint, attempt=2)
@@ -172,7 +172,7 @@ def test_a_pod_of_another_attempt_is_refused_with_the_reason(two_pods: tuple[Pod
     assert health(endpoint)["status"] == "ready"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_frontend_names_the_slots_it_waits_for(tmp_path: Path, qwen3_moe: TinyModel) -> None:
     with running(tmp_path, small_plan(qwen3_moe, 2), qwen3_moe.path, absent=[1]) as (pods, endpoint):
         endpoint.wait_for_line("^starting 8 ranks")
@@ -200,7 +200,7 @@ def listening_port(endpoint: Endpoint) -> int:
     raise AssertionError(f"none of the ports {ports} answers HTTP")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_told_to_end_the_frontend_finishes_and_the_workers_wait_for_another(
     tmp_path: Path, qwen3_moe: TinyModel
 ) -> None:
@@ -215,7 +215,7 @@ def test_told_to_end_the_frontend_finishes_and_the_workers_wait_for_another(
         assert answer(pods.frontend(), PROMPTS[1], 6) == qwen3_moe.greedy([PROMPTS[1]])[0]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_pod_whose_checkpoint_is_bad_ends_the_replica_with_its_sentence(tmp_path: Path, qwen3_moe: TinyModel) -> None:
     (tmp_path / "empty").mkdir()
     with running(tmp_path, small_plan(qwen3_moe, 2), qwen3_moe.path, absent=[1]) as (pods, endpoint):
@@ -227,7 +227,7 @@ def test_a_pod_whose_checkpoint_is_bad_ends_the_replica_with_its_sentence(tmp_pa
         assert "Traceback" not in endpoint.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_128_ranks_in_16_pods_give_the_tokens_of_transformers(tmp_path: Path) -> None:
     tiny = make_tiny(tmp_path / "model", "mixtral", num_hidden_layers=4, num_local_experts=64)
     plan = in_slots(tiny_plan(tiny.config, ep=64, tp=2), 16)
@@ -238,7 +238,7 @@ def test_128_ranks_in_16_pods_give_the_tokens_of_transformers(tmp_path: Path) ->
         assert list(answers) == tiny.greedy(prompts)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_pods_that_tp_crosses_give_the_tokens_of_transformers(tmp_path: Path, qwen3_moe: TinyModel) -> None:
     plan = in_slots(tiny_plan(qwen3_moe.config, ep=2, tp=2), 4)
     with running(tmp_path, plan, qwen3_moe.path) as (_, endpoint):
