@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moe_operator.report import charts, scales
@@ -112,6 +112,7 @@ def test_ranges_tell_every_number_or_say_that_there_are_more(numbers: set[int]) 
     assert told == numbers or text.endswith("…")
 
 
+@example([(1.0, 5e-324)])
 @given(st.lists(st.tuples(positive, st.floats(0, 1e9)), min_size=1, max_size=60))
 def test_points_stay_inside_the_plot(points: list[tuple[float, float]]) -> None:
     plot = charts.scatter("t", "d", "x", "y", [charts.Point(x, y, "") for x, y in points], str, str)

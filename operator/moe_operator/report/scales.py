@@ -41,8 +41,8 @@ def logarithmic(values: Sequence[float]) -> Callable[[float], float]:
 
 
 def round_steps(high: float, most: int = 4) -> tuple[float, ...]:
-    """Multiples of a round step from 0 to the first at or above `high`; at most `most` steps."""
-    if high <= 0:
+    """Multiples of a round step from 0 to the first at or above `high`; at most `most` steps, none below 1e-290."""
+    if high < 1e-290:  # parts of what floats can hardly hold would be nothing
         return (0.0,)
     rough = high / most
     power = 10.0 ** math.floor(math.log10(rough))
