@@ -19,12 +19,6 @@ pytestmark = pytest.mark.soak
 SETTLES_S = 240.0
 
 
-@pytest.fixture(scope="module")
-def frontends() -> Iterator[Frontends]:
-    with Frontends().serving() as serving:
-        yield serving
-
-
 @pytest.fixture
 def between(plane: ControlPlane) -> Iterator[Proxy]:
     install(plane)

@@ -20,12 +20,6 @@ MOST_REQUESTS = 1500
 CONVERGES_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def frontends() -> Iterator[Frontends]:
-    with Frontends().serving() as serving:
-        yield serving
-
-
 @pytest.fixture
 def ground(plane: ControlPlane, frontends: Frontends) -> Iterator[Ground]:
     install(plane)

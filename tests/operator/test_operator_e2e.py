@@ -22,12 +22,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def frontends() -> Iterator[Frontends]:
-    with Frontends().serving() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
 def installed(plane: ControlPlane) -> ControlPlane:
     install(plane)
     return plane
