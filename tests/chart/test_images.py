@@ -1,5 +1,6 @@
 """The operator's image, built by its Containerfile from Debian's packages."""
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import images
 import pytest
 from control_plane import ControlPlane
+from image_archive import layers, write_archive
 from operator_process import HOME, eventually, install, write_kubeconfig
 from operator_process import NAME as OPERATOR
 
@@ -22,6 +24,8 @@ pytestmark = [
 ]
 LARGEST_MB = 150
 """Of the operator's image as a registry keeps it."""
+THIN_MB = 10
+"""Of the layer that a change of code makes anew."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def archive(source: Path, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The image and its digest."""
     path = tmp_path_factory.mktemp("image") / "operator.tar"
-    return path, images.build(source, "operator", wheels, path)
+    return path, images.build(source, "operator", wheels, "--output", path)
 
 
 def configuration(archive: Path) -> dict[str, Any]:
@@ -87,10 +91,23 @@ def running(*command: str) -> Iterator[None]:
         process.wait()
 
 
-def test_the_same_input_gives_the_same_image(
-    archive: tuple[Path, str], source: Path, wheels: Path, tmp_path: Path
-) -> None:
-    assert images.build(source, "operator", wheels, tmp_path / "again.tar") == archive[1]
+def test_the_same_input_gives_the_same_image(archive: tuple[Path, str], source: Path, wheels: Path) -> None:
+    again = ("--no-cache", "--tag=localhost/moe-operator:again")
+    assert images.build(source, "operator", wheels, *again) == archive[1]
+
+
+@pytest.mark.usefixtures("archive")
+def test_another_commit_changes_one_thin_layer(source: Path, wheels: Path) -> None:
+    before = layers("localhost/moe-operator:0.1.0")
+    with (source / "operator" / "moe_operator" / "samples.py").open("a") as code:
+        code.write("# changed\n")
+    images.build(source, "operator", wheels, "--tag=localhost/moe-operator:changed")
+    after = layers("localhost/moe-operator:changed")
+    assert after[:-1] == before[:-1]
+    thin = io.BytesIO()
+    write_archive("localhost/moe-operator:changed", thin, known=before)
+    assert thin.tell() < THIN_MB * 1e6
+    assert after[-1].removeprefix("sha256:").encode() in thin.getvalue()
 
 
 def test_the_image_is_small_and_runs_as_nobody(archive: tuple[Path, str]) -> None:

@@ -32,10 +32,10 @@ def snapshot(folder: Path) -> Path:
     return folder
 
 
-def build(source: Path, image: str, wheels: Path, archive: Path) -> str:
-    """Build `operator` or `runtime` into an OCI archive, from a snapshot and wheels of `download`; its digest."""
+def build(source: Path, image: str, wheels: Path, *more: object) -> str:
+    """Build `operator` or `runtime` from a snapshot, wheels of `download`, and more options; its digest."""
     _base()
-    command = [sys.executable, source / "tools" / "images.py", image, "--base", BASE, "--wheels", wheels, "-o", archive]
+    command = [sys.executable, source / "tools" / "images.py", image, "--base", BASE, "--wheels", wheels, *more]
     return _run(*map(str, command)).split()[-1]
 
 
