@@ -29,22 +29,15 @@ THIN_MB = 10
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheels")
-    images.download("operator", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return images.snapshot(tmp_path_factory.mktemp("source") / "tree")
 
 
 @pytest.fixture(scope="module")
-def archive(source: Path, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The image and its digest."""
     path = tmp_path_factory.mktemp("image") / "operator.tar"
-    return path, images.build(source, "operator", wheels, "--output", path)
+    return path, images.build(source, "operator", "--output", path)
 
 
 def configuration(archive: Path) -> dict[str, Any]:
@@ -91,17 +84,17 @@ def running(*command: str) -> Iterator[None]:
         process.wait()
 
 
-def test_the_same_input_gives_the_same_image(archive: tuple[Path, str], source: Path, wheels: Path) -> None:
+def test_the_same_input_gives_the_same_image(archive: tuple[Path, str], source: Path) -> None:
     again = ("--no-cache", "--tag=localhost/moe-operator:again")
-    assert images.build(source, "operator", wheels, *again) == archive[1]
+    assert images.build(source, "operator", *again) == archive[1]
 
 
 @pytest.mark.usefixtures("archive")
-def test_another_commit_changes_one_thin_layer(source: Path, wheels: Path) -> None:
+def test_another_commit_changes_one_thin_layer(source: Path) -> None:
     before = layers("localhost/moe-operator:0.1.0")
     with (source / "operator" / "moe_operator" / "samples.py").open("a") as code:
         code.write("# changed\n")
-    images.build(source, "operator", wheels, "--tag=localhost/moe-operator:changed")
+    images.build(source, "operator", "--tag=localhost/moe-operator:changed")
     after = layers("localhost/moe-operator:changed")
     assert after[:-1] == before[:-1]
     thin = io.BytesIO()

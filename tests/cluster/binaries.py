@@ -79,14 +79,15 @@ def _said_version(program: str) -> str:
 
 
 def _tool_folder(name: str) -> Path:
-    return _cached(f"{name}-{TOOLS[name][1]}")
+    return cached(f"{name}-{TOOLS[name][1]}")
 
 
 def _cache() -> Path:
-    return _cached(f"cluster-k8s-{KUBERNETES}-etcd-{ETCD}-kwok-{KWOK}")
+    return cached(f"cluster-k8s-{KUBERNETES}-etcd-{ETCD}-kwok-{KWOK}")
 
 
-def _cached(name: str) -> Path:
+def cached(name: str) -> Path:
+    """Where something that tests make once is kept."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "moe-operator" / name
 

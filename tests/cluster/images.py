@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
+
+from binaries import cached
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "bookworm"
@@ -32,21 +35,34 @@ def snapshot(folder: Path) -> Path:
     return folder
 
 
-def build(source: Path, image: str, wheels: Path, *more: object) -> str:
-    """Build `operator` or `runtime` from a snapshot, wheels of `download`, and more options; its digest."""
+def build(source: Path, image: str, *more: object) -> str:
+    """Build `operator` or `runtime` into buildah's storage from a snapshot, with more options; its digest."""
     _base()
-    command = [sys.executable, source / "tools" / "images.py", image, "--base", BASE, "--wheels", wheels, *more]
+    command = [sys.executable, source / "tools" / "images.py", image, "--base", BASE, "--wheels", wheels(image), *more]
     return _run(*map(str, command)).split()[-1]
 
 
-def download(image: str, wheels: Path) -> None:
-    """Fetch what an image installs, for the base's Python, as the machine's pip is configured."""
-    wheels.mkdir(parents=True, exist_ok=True)
+def store(image: str) -> str:
+    """Build `operator` or `runtime` into buildah's storage from the working tree; its digest.
+
+    Seconds where the lock's layer is there, else minutes.
+    """
+    return build(ROOT, image)
+
+
+def wheels(image: str) -> Path:
+    """What an image installs, for the base's Python: fetched once, as the machine's pip is configured, and kept."""
     requirements = ROOT / image / "requirements.txt"
-    _run(
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary=:all:"),
-        *(f"--python-version={PYTHON}", f"--requirement={requirements}", f"--dest={wheels}"),
-    )
+    folder = cached(f"wheels-{image}-{sha256(requirements.read_bytes()).hexdigest()[:12]}")
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+            _run(
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary=:all:"),
+                *(f"--python-version={PYTHON}", f"--requirement={requirements}", f"--dest={fresh}/wheels"),
+            )
+            (Path(fresh) / "wheels").rename(folder)
+    return folder
 
 
 def _base() -> None:
