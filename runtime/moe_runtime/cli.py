@@ -15,10 +15,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from moe_plan.plan import Plan
 from moe_runtime.errors import RankLost, RuntimeFailure
+from moe_runtime.logs import Speaker, log_lines
 
 if TYPE_CHECKING:
     from moe_runtime.frontend.engine import Ranks
@@ -35,20 +36,6 @@ Run = Callable[[argparse.Namespace], None]
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: as Ctrl-C, with another exit status."""
-
-
-class _OneLine(logging.Formatter):
-    """Each record on one line; of an exception, its text and where it was raised."""
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802  # the base class names it
-        _, error, trace = ei
-        while trace and trace.tb_next:
-            trace = trace.tb_next
-        where = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace else ""
-        return f"{type(error).__name__}: {error}{where}"
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n", " ")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -294,11 +281,9 @@ def _directory(text: str) -> Path:
 
 
 def prepare_process() -> None:
-    """Make this process one that ends in order on SIGTERM and logs plain lines to stderr."""
+    """Make this process one that ends in order on SIGTERM and logs lines to stderr."""
     signal.signal(signal.SIGTERM, _on_terminate)
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_lines(Speaker.pod(os.environ))
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 

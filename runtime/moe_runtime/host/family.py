@@ -4,8 +4,7 @@ import gc
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
@@ -24,6 +23,8 @@ from moe_runtime.host.messages import Orders, Report, manner
 from moe_runtime.host.rank import run_rank
 from moe_runtime.host.seat import Seat
 from moe_runtime.host.tier import Tier
+from moe_runtime.host.voices import Voices, say, speak_into
+from moe_runtime.logs import Speaker
 
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM)
 
@@ -60,17 +61,26 @@ class Family:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         gc.collect()
         gc.freeze()  # or each rank's collector would touch, and so copy, what it inherited
-        self._fork(partial(run_rank, seat, rank) for rank in seat.slots.ranks)
+        self._voices = Voices()
+        self._speakers = _speakers(seat)
+        for rank in seat.slots.ranks:
+            self._fork(partial(run_rank, seat, rank))
         if seat.has_gateway:
-            self._fork([partial(run_gateway, seat)])
+            self._fork(partial(run_gateway, seat))
+        self._voices.listen()
         self._store = _store(seat)
 
-    def _fork(self, lives: Iterable[Callable[[], NoReturn]]) -> None:
-        for live in lives:
-            pid = os.fork()
-            if pid == 0:
-                live()
-            self._members[pid] = len(self._members)
+    def _fork(self, live: Callable[[], NoReturn]) -> None:
+        member = len(self._members)
+        hears, speaks = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(hears)
+            speak_into(speaks)
+            live()
+        os.close(speaks)
+        self._voices.add(self._speakers[member], hears)
+        self._members[pid] = member
 
     def watch(self) -> Report | None:
         """Wait until SIGTERM, or until a rank ends: then the report of it. No rank is left."""
@@ -98,6 +108,7 @@ class Family:
         while self._members:
             pid, _ = os.wait()
             self._members.pop(pid)
+        self._voices.finish()
 
     def _explain(self, ended: dict[int, int]) -> Report:
         """The report of one member: that one was killed says more than that another missed it."""
@@ -110,8 +121,7 @@ class Family:
 
         member = min(sorted(ended), key=likeness_to_a_consequence)
         words, rank = all_words[member], self._rank(member)
-        if "traceback" in words:
-            sys.stderr.write(f"{'gateway' if rank is None else f'rank {rank}'}: {words['traceback']}\n")
+        say(self._speakers[member], words.get("traceback", "").splitlines())
         if not words:
             return _lost(rank, manner(ended[member]))
         if words.get("kind") == "cut":
@@ -124,6 +134,13 @@ class Family:
         """The rank of a member; None for the gateway."""
         ranks = self._seat.slots.ranks
         return ranks[member] if member < len(ranks) else None
+
+
+def _speakers(seat: Seat) -> list[Speaker]:
+    """Who each member is when it says something; without slots all ranks are in slot 0."""
+    slots = seat.slots
+    ranks = [Speaker.rank(slots.here, rank, slots.layout.coordinate(rank)) for rank in slots.ranks]
+    return [*ranks, Speaker.gateway(slots.here)]
 
 
 def _lost(rank: int | None, cause: str) -> Report:

@@ -1,11 +1,14 @@
 """The life of a slot's gateway: learn where the other slots are, connect, pass on what ranks say."""
 
+import logging
 from typing import NoReturn
 
 from moe_runtime.comm.gateway import Gateway
 from moe_runtime.comm.peers import meet
 from moe_runtime.host.rank import PEERS_DEADLINE_S
 from moe_runtime.host.seat import Seat, live, moe_layers_of
+
+log = logging.getLogger(__name__)
 
 
 def run_gateway(seat: Seat) -> NoReturn:
@@ -20,5 +23,6 @@ def _serve(seat: Seat) -> NoReturn:
     connections = meet(peers, seat.slots.here, seat.listener)
     layers = [len(moe_layers_of(seat, stage.pp)) for stage in seat.plan.stages]
     gateway = Gateway(seat.segment, layers, connections)
+    log.debug("connected to %d other slots", len(connections))
     seat.channel.say_ready()
     gateway.serve()

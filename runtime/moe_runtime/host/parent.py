@@ -17,11 +17,13 @@ from moe_runtime.errors import RuntimeFailure
 from moe_runtime.host.channel import Channel, Extent
 from moe_runtime.host.messages import Orders, Report
 from moe_runtime.host.tier import Tier
+from moe_runtime.logs import Speaker, log_lines
 
 
 def main(orders: Orders) -> Report | None:
     """Run the ranks until SIGTERM, or until one of them ends: then the report of it."""
     _hold_lifeline()
+    log_lines(Speaker.pod(os.environ))
     with os.fdopen(orders.plan_fd, "rb") as file:
         plan = Plan.model_validate_json(file.read())
     tier = Tier.of(plan, orders.slot, orders.device)

@@ -1,5 +1,6 @@
 """One rank's life: die with the parent, take a share of the weights, compute steps until told otherwise."""
 
+import logging
 from time import perf_counter_ns
 from typing import Final, NoReturn
 
@@ -14,6 +15,8 @@ from moe_runtime.errors import RuntimeFailure
 from moe_runtime.executor import Executor
 from moe_runtime.host.measured import Measured
 from moe_runtime.host.seat import Seat, live, moe_layers_of
+
+log = logging.getLogger(__name__)
 
 PEERS_DEADLINE_S: Final = 3600.0
 """Longest wait for slots that have still to start; who drives the ranks gives up before."""
@@ -43,6 +46,7 @@ class _Rank:
     def serve(self) -> NoReturn:
         """Compute every step that is posted."""
         channel, shard = self._seat.channel, self._here.ep
+        log.debug("ready")
         channel.say_ready()
         posted = 0
         while True:

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +70,6 @@ def _settle(seat: Seat) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the frontend decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is the parent's line to who drives it
     torch.set_num_threads(1)
 
 
