@@ -278,6 +278,17 @@ def test_an_invalid_layout_is_answered_with_its_neighbours_least_loss_first() ->
         assert near.changes >= 1
 
 
+def test_a_search_is_answered_where_no_layout_holds_the_copies_tried_first() -> None:
+    deployment = manifest(
+        {"ep": 1, "tp": 4, "pp": 8},
+        "kimi-k2",
+        hardware={"accelerator": "seed-64gb"},
+        workload={"inputTokens": 4096, "outputTokens": 128, "concurrency": 7},
+        serving={"maxBatchTokens": 256},
+    )
+    assert compare(deployment).best.gpus <= 32
+
+
 def test_more_gpus_never_make_the_best_slower() -> None:
     deployment = manifest({"ep": 8}, workload={"concurrency": 64})
     speeds = [compare(deployment, gpus=gpus).best.tokens_per_s for gpus in (8, 16, 64)]

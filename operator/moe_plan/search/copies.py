@@ -101,6 +101,8 @@ def with_copies(
         if round_number:
             judge = hopeful(swept)
         of, copied = copied_rows(subject, base.space, rows, parent, per_rank)
+        if not len(copied):
+            continue
         found = Swept.without_times(subject, base.space, copied, make_loads(copied))
         kept = judge(_tightest([each.bounds(found, of) for each in known]))
         found = sweep(subject, base.space, copied, found.loads.take(kept))
