@@ -4,19 +4,21 @@ numpy is imported only where a column comes in, since one plan must start at onc
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 Column = Any
 """A number, or an array of them that broadcasts with the others."""
 
 
-def _single(*values: Column) -> bool:
+def is_single(*values: Column) -> bool:
+    """Whether all are numbers."""
     return all(isinstance(value, int | float) for value in values)
 
 
 def maximum(first: Column, *others: Column) -> Column:
     """The greatest, candidate by candidate."""
-    if _single(first, *others):
+    if is_single(first, *others):
         return max(first, *others) if others else first
     import numpy as np  # noqa: PLC0415  # a column is here, so numpy is
 
@@ -27,7 +29,7 @@ def maximum(first: Column, *others: Column) -> Column:
 
 def minimum(first: Column, *others: Column) -> Column:
     """The least, candidate by candidate."""
-    if _single(first, *others):
+    if is_single(first, *others):
         return min(first, *others) if others else first
     import numpy as np  # noqa: PLC0415  # as above
 
@@ -38,7 +40,7 @@ def minimum(first: Column, *others: Column) -> Column:
 
 def ceil(value: Column) -> Column:
     """The least integer that is not less."""
-    if _single(value):
+    if is_single(value):
         return math.ceil(value)
     import numpy as np  # noqa: PLC0415  # as above
 
@@ -47,7 +49,7 @@ def ceil(value: Column) -> Column:
 
 def floor(value: Column) -> Column:
     """The greatest integer that is not more."""
-    if _single(value):
+    if is_single(value):
         return math.floor(value)
     import numpy as np  # noqa: PLC0415  # as above
 
@@ -65,7 +67,7 @@ def where(condition: Column, value: Column, other: Column) -> Column:
 
 def log2(value: Column) -> Column:
     """The logarithm to base 2 of what is positive."""
-    if _single(value):
+    if is_single(value):
         return math.log2(value)
     import numpy as np  # noqa: PLC0415  # as above
 
@@ -79,8 +81,20 @@ def ln(value: Column) -> Column:
 
 def exp(value: Column) -> Column:
     """e to a power."""
-    if _single(value):
+    if is_single(value):
         return math.exp(value)
     import numpy as np  # noqa: PLC0415  # as above
 
     return np.exp(value)
+
+
+def stacked(values: Sequence[Column]) -> Column:
+    """Numbers or columns as the rows of one `[values, candidates]`; `[values, 1]` where all are numbers."""
+    import numpy as np  # noqa: PLC0415  # as above
+
+    return np.stack(np.broadcast_arrays(*map(np.atleast_1d, values)))
+
+
+def row_of(column: Column, number: int) -> Column:
+    """One of `stacked` rows; what is the same for all rows is returned as it is."""
+    return column if is_single(column) or column.ndim == 1 else column[number]

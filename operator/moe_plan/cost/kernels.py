@@ -5,9 +5,10 @@ Each kernel states its operations and bytes (roofline: Williams, Waterman, Patte
 and a sum describes the measured kernels better (docs/cost-model.md). Counts may be columns of candidates.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
-from moe_plan.columns import Column, ln, maximum, minimum, where
+from moe_plan.columns import Column, is_single, ln, maximum, minimum, stacked, where
 from moe_plan.cost.constants import Constants, Engine, Routing
 from moe_plan.hardware import Hardware
 from moe_plan.kv import ELEMENT_BYTES, attended_entries, entry_bytes, growing_bytes, mean_attended_entries
@@ -77,6 +78,15 @@ class Load:
     def requests(self) -> Column:
         """Rows of the logits on the fullest shard."""
         return self.prompt_tokens / self.prompt_length + self.decodes
+
+    def has_columns(self) -> bool:
+        """Whether it is of several candidates."""
+        return not is_single(self.prompt_tokens, self.prompt_length, self.decodes, self.context, self.stage_tokens)
+
+    @staticmethod
+    def stacked(loads: "Sequence[Load]") -> "Load":
+        """Several loads as one, `[loads, candidates]`."""
+        return Load(*(stacked([getattr(load, field.name) for load in loads]) for field in fields(Load)))
 
     def part(self, share: Column) -> "Load":
         """The load of a micro-batch that has such a share of it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from moe_plan.columns import Column, ceil, exp, maximum, minimum, where
 from moe_plan.cost.kernels import Load, Setting
-from moe_plan.cost.step import Case, Seconds, kind_counts, step_s
+from moe_plan.cost.step import Case, Seconds, kind_counts, steps_s
 from moe_plan.shares import ceil_div
 
 
@@ -53,15 +53,16 @@ def forecast(setting: Setting, case: Case) -> Forecast:
     pieces = maximum(1.0, ceil(case.input_tokens / setting.step_tokens))
     often = (crowd.batch - 1) * pieces / maximum(1, case.output_tokens - 1)
     together = where(case.output_tokens > 1, often / maximum(1e-9, 1 - exp(-often)), crowd.batch)
-    plain = step_s(case, _load(case, crowd, 0.0), setting.engine.layer_s, setting)
     prompt_tokens = case.input_tokens / pieces * maximum(1.0, together)
-    loaded = step_s(case, _load(case, crowd, prompt_tokens), setting.engine.prompt_layer_s, setting).slower(plain)
+    plain, loaded, burst = _steps_s(setting, case, crowd, prompt_tokens)
+    loaded = loaded.slower(plain)
     loaded_share = where(case.output_tokens > 1, 1 - exp(-often), 0.0)
     tpot = plain * (1 - loaded_share) + loaded * loaded_share
     own = loaded * pieces
     admission = Seconds(overhead=setting.engine.first_token_layer_s * sum(kind_counts(setting)))
     steady_s = _steady_s(crowd, own.total, loaded.total * loaded_share / tpot.total)
-    ttft = own + admission + Seconds(queueing=steady_s + _burst_s(setting, case, crowd))
+    burst_s = _burst_s(setting, case, crowd, burst.total)
+    ttft = own + admission + Seconds(queueing=steady_s + burst_s)
     life_s = ttft.total + (case.output_tokens - 1) * tpot.total
     return Forecast(
         ttft=ttft + Seconds(queueing=crowd.waiting * life_s),
@@ -70,6 +71,13 @@ def forecast(setting: Setting, case: Case) -> Forecast:
         batch=crowd.batch,
         steady_s=steady_s,
     )
+
+
+def _steps_s(setting: Setting, case: Case, crowd: _Crowd, prompt_tokens: Column) -> list[Seconds]:
+    """Three steps: of decodes alone, of so many tokens of prompts besides, and a full one of the first burst."""
+    engine = setting.engine
+    loads = [_load(case, crowd, prompts) for prompts in (0.0, prompt_tokens, _burst_tokens(setting, case, crowd))]
+    return steps_s(case, loads, [engine.layer_s, engine.prompt_layer_s, engine.prompt_layer_s], setting)
 
 
 def _crowd(case: Case) -> _Crowd:
@@ -103,12 +111,15 @@ def _steady_s(crowd: _Crowd, own_s: Column, utilisation: Column) -> Column:
     return minimum((crowd.batch - 1) / 2, queue) * own_s
 
 
-def _burst_s(setting: Setting, case: Case, crowd: _Crowd) -> Column:
+def _burst_tokens(setting: Setting, case: Case, crowd: _Crowd) -> Column:
+    """Tokens of prompts that a shard computes in a step when all clients send at once: as many as it admits."""
+    return minimum(crowd.batch * case.input_tokens, maximum(setting.step_tokens, case.input_tokens))
+
+
+def _burst_s(setting: Setting, case: Case, crowd: _Crowd, full_s: Column) -> Column:
     """Waiting, as a mean over a client's requests, of the first of them, which all clients send at once.
 
-    They are computed in full steps, so that a request waits for half of the others.
+    They are computed in full steps of `full_s`, so that a request waits for half of the others.
     """
-    together = minimum(crowd.batch * case.input_tokens, maximum(setting.step_tokens, case.input_tokens))
-    full = step_s(case, _load(case, crowd, together), setting.engine.prompt_layer_s, setting)
-    each_s = full.total * case.input_tokens / together
+    each_s = full_s * case.input_tokens / _burst_tokens(setting, case, crowd)
     return (crowd.batch - 1) / 2 * each_s / setting.constants.requests_per_client

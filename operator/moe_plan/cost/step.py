@@ -6,7 +6,7 @@ A `Case` holds one layout under one load, or columns of candidates: the formulas
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from moe_plan.columns import Column, maximum, minimum, where
+from moe_plan.columns import Column, maximum, minimum, row_of, stacked, where
 from moe_plan.cost.collectives import Links, all_reduce_s, all_to_all_s, send_s
 from moe_plan.cost.kernels import Experts, KernelTime, Load, Setting, head_s, layer_s
 from moe_plan.kv import ELEMENT_BYTES
@@ -126,7 +126,16 @@ class Case:
     """Requests that the KV cache of one shard holds."""
 
 
-def step_s(case: Case, load: Load, layer_overhead_s: float, setting: Setting) -> Seconds:
+def steps_s(case: Case, loads: Sequence[Load], layer_overheads_s: Sequence[float], setting: Setting) -> list[Seconds]:
+    """Several steps of one case; with columns all at once, so that what the load does not change is computed once."""
+    if not any(map(Load.has_columns, loads)):
+        pairs = zip(loads, layer_overheads_s, strict=True)
+        return [step_s(case, load, overhead_s, setting) for load, overhead_s in pairs]
+    time = step_s(case, Load.stacked(loads), stacked(layer_overheads_s), setting)
+    return [Seconds(*(row_of(part, number) for part in time.parts())) for number in range(len(loads))]
+
+
+def step_s(case: Case, load: Load, layer_overhead_s: Column, setting: Setting) -> Seconds:
     """One step of all stages. `layer_overhead_s` is the fixed time of a MoE layer.
 
     GPipe (arXiv 1811.06965, section 2.3): with m micro-batches the slowest stage works m times, and the others once
@@ -177,7 +186,7 @@ def kind_counts(setting: Setting) -> tuple[int, ...]:
     return tuple(layers.count(kind) for kind in layer_kinds(setting.shape))
 
 
-def _layer(case: Case, layer: Layer, load: Load, overhead_s: float, setting: Setting) -> Seconds:
+def _layer(case: Case, layer: Layer, load: Load, overhead_s: Column, setting: Setting) -> Seconds:
     """One layer of one micro-batch: kernels, an all-reduce after attention and after the FFN, dispatch and combine."""
     constants, engine = setting.constants, setting.engine
     kernels = layer_s(layer, case.tp, case.experts, load, setting)
