@@ -65,6 +65,11 @@ def where(condition: Column, value: Column, other: Column) -> Column:
     return np.where(condition, value, other)
 
 
+def holds_everywhere(condition: Column) -> bool:
+    """Whether a condition holds for every candidate."""
+    return condition if isinstance(condition, bool) else bool(condition.all())
+
+
 def log2(value: Column) -> Column:
     """The logarithm to base 2 of what is positive."""
     if is_single(value):

@@ -6,7 +6,7 @@ A `Case` holds one layout under one load, or columns of candidates: the formulas
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from moe_plan.columns import Column, maximum, minimum, row_of, stacked, where
+from moe_plan.columns import Column, holds_everywhere, is_single, maximum, minimum, row_of, stacked, where
 from moe_plan.cost.collectives import Links, all_reduce_s, all_to_all_s, send_s
 from moe_plan.cost.kernels import Experts, KernelTime, Load, Setting, head_s, layer_s
 from moe_plan.kv import ELEMENT_BYTES
@@ -52,6 +52,8 @@ class Seconds:
         return Seconds(*map(_sum, self.parts(), other.parts()))
 
     def __mul__(self, factor: Column) -> "Seconds":
+        if is_single(factor) and factor == 1:
+            return self
         return Seconds(*(part if _is_nothing(part) else part * factor for part in self.parts()))
 
     def parts(self) -> tuple[Column, ...]:
@@ -71,6 +73,8 @@ class Seconds:
     def slower(self, other: "Seconds") -> "Seconds":
         """The one that takes longer, candidate by candidate."""
         longer = self.total > other.total
+        if holds_everywhere(longer):
+            return self
         pairs = zip(self.parts(), other.parts(), strict=True)
         return Seconds(*(mine if mine is theirs else where(longer, mine, theirs) for mine, theirs in pairs))
 
@@ -159,13 +163,19 @@ def step_s(case: Case, load: Load, layer_overhead_s: Column, setting: Setting) -
 def _slowest(case: Case, layers: Sequence[Seconds], embedding: Seconds, head: Seconds) -> Seconds:
     """The stage that takes longest: found by its total, and then added up part by part."""
     totals, embedding_s, head_s = [layer.total for layer in layers], embedding.total, head.total
-    slowest, slowest_s = case.stages[0], -1.0
-    for stage in case.stages:
-        stage_s = embedding_s * stage.embedding + head_s * stage.head
+
+    def stage_s(stage: StageClass) -> Column:
+        time_s = embedding_s * stage.embedding + head_s * stage.head
         for total, count in zip(totals, stage.counts, strict=True):
-            stage_s = stage_s + total * count
-        slowest = stage.where(stage_s > slowest_s, slowest)
-        slowest_s = maximum(slowest_s, stage_s)
+            time_s = time_s + total * count
+        return time_s
+
+    slowest = case.stages[0]
+    slowest_s = stage_s(slowest) if len(case.stages) > 1 else 0.0
+    for stage in case.stages[1:]:
+        this_s = stage_s(stage)
+        slowest = stage.where(this_s > slowest_s, slowest)
+        slowest_s = maximum(slowest_s, this_s)
     time: Seconds = embedding * slowest.embedding + head * slowest.head
     for layer, count in zip(layers, slowest.counts, strict=True):
         time += layer * count
@@ -217,7 +227,10 @@ def _exchange(case: Case, ffn: MoeFfn, load: Load, kernels: KernelTime, setting:
     formats = {"compute": setting.element_bytes, **ELEMENT_BYTES}
     bytes_out = width * min(formats[engine.dispatch_format], setting.element_bytes)
     dispatch_s = all_to_all_s(sent, bytes_out, ffn.top_k, case.ep_links, collectives)
-    combine_s = all_to_all_s(sent, width * setting.element_bytes, ffn.top_k, case.ep_links, collectives)
+    bytes_back = width * setting.element_bytes
+    combine_s = dispatch_s
+    if bytes_back != bytes_out:
+        combine_s = all_to_all_s(sent, bytes_back, ffn.top_k, case.ep_links, collectives)
     shown = where(case.shards > 1, 1.0, 0.0)
     if engine.overlap_tokens:
         both_s = dispatch_s + combine_s

@@ -25,7 +25,7 @@ import numpy as np
 from moe_plan.cost.constants import constants
 from moe_plan.cost.kernels import Experts, skew
 from moe_plan.model import MoeFfn
-from moe_plan.search.arrays import Bools, Floats, Ints
+from moe_plan.search.arrays import Bools, Floats, Ints, distinct
 from moe_plan.search.layouts import Layouts, busiest_columns
 from moe_plan.search.rows import Rows, copied_rows
 from moe_plan.search.sweep import Loads
@@ -95,7 +95,8 @@ def with_copies(
     ttft, tpot = even * base.times.ttft, even * base.times.tpot
     judge = hopeful(base)
     hope = judge(Bounds(ttft, tpot, _rate(base, ttft, tpot), base.gpus, base.crowding))
-    more = _more(subject, layouts, np.unique(base.loads.row[hope]))
+    hopeful_rows = base.loads.row[hope]
+    more = _more(subject, layouts, hopeful_rows[distinct(hopeful_rows)[0]])
     known, swept = [_Known(base, np.arange(len(rows)))], base
     for round_number, (parent, per_rank) in enumerate(more if numbers == "all" else more[:1]):
         if round_number:
@@ -157,34 +158,49 @@ def _keys(loads: Loads, row: Ints, ep: Ints) -> Ints:
 
 def _more(subject: Subject, layouts: Layouts, rows: Ints) -> list[tuple[Ints, Ints]]:
     """Rows and physical experts a rank beyond theirs, those of no use left out: first one near the best, then the rest."""
-    ep, inverse = np.unique(layouts.ep[rows], return_inverse=True)
-    useful = [_useful(subject.experts, _chosen(subject), degree) for degree in ep.tolist()]
+    ep = layouts.ep[rows]
+    first, inverse = distinct(ep)
+    useful = _useful(subject.experts, _chosen(subject), tuple(ep[first].tolist()))
     parts = []
-    for choice in (0, 1):
-        found = [np.asarray(useful[number][choice], dtype=np.int64) for number in inverse.tolist()]
+    for of_each in useful:
+        found = [of_each[number] for number in inverse.tolist()]
         counts = [len(per_rank) for per_rank in found]
         parts.append((np.repeat(rows, counts), np.concatenate(found) if found else rows))
     return parts
 
 
-@lru_cache(maxsize=4096)
-def _useful(experts: int, chosen: tuple[int, ...], ep: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+@lru_cache(maxsize=64)
+def _useful(experts: int, chosen: tuple[int, ...], eps: tuple[int, ...]) -> tuple[list[Ints], list[Ints]]:
     """Physical experts a rank, beyond the fewest, that bring some step below 0.99 of what any smaller number does.
 
-    Smaller numbers are represented by those with the least shares so far, one for dealing and one for routing. First
-    the least number that is near to the least share, then the others.
+    For each ep first the least number that is near to the least share, none where there is none, and then the others.
     """
-    per_rank = np.arange(-(-experts // ep), experts + 1)
-    shares = _shares(experts, chosen, np.full_like(per_rank, ep), per_rank).T.tolist()
-    kept, least = [], [shares[0], shares[0]]
-    for number, share in enumerate(shares[1:], start=1):
-        if all(share[0] < _KEPT * known[0] or share[1] < _KEPT * known[1] for known in least):
-            kept.append(number)
-            least = [min(least[0], share, key=lambda of: of[0]), min(least[1], share, key=lambda of: of[1])]
-    enough = _NEAR * min((shares[number][1] for number in kept), default=0.0)
-    near = [number for number in kept if shares[number][1] <= enough][:1]
-    first, rest = ([int(per_rank[n]) for n in some] for some in (near, [n for n in kept if n not in near]))
-    return tuple(first), tuple(rest)
+    ep = np.asarray(eps, dtype=np.int64)[:, None]
+    per_rank = np.minimum(-(-experts // ep) + np.arange(experts), experts)
+    shares = _shares(experts, chosen, np.broadcast_to(ep, per_rank.shape).ravel(), per_rank.ravel())
+    shares = shares.reshape(2, *per_rank.shape)
+    kept = _lessening(shares)
+    near = kept & (shares[1] <= _NEAR * np.where(kept, shares[1], np.inf).min(axis=1, initial=np.inf)[:, None])
+    near &= np.cumsum(near, axis=1) == 1
+    pairs = list(zip(per_rank, near, kept & ~near, strict=True))
+    return [numbers[first] for numbers, first, _ in pairs], [numbers[rest] for numbers, _, rest in pairs]
+
+
+def _lessening(shares: Floats) -> Bools:
+    """Numbers whose shares, `[2, eps, numbers]`, are below 0.99 of any smaller number's, `[eps, numbers]`.
+
+    Smaller numbers are represented by those with the least shares so far, one for dealing and one for routing.
+    """
+    by_number = np.ascontiguousarray(np.moveaxis(shares, 2, 0))
+    kept = np.zeros(by_number[:, 0].shape, dtype=np.bool_)
+    least = [by_number[0], by_number[0]]
+    for number, share in enumerate(by_number[1:], start=1):
+        kept[number] = np.logical_and(*((share < _KEPT * known).any(axis=0) for known in least))
+        if kept[number].any():
+            least = [
+                np.where(kept[number] & (share[kind] < known[kind]), share, known) for kind, known in enumerate(least)
+            ]
+    return kept.T
 
 
 def _chosen(subject: Subject) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_plan.search.arrays import Bools
+from moe_plan.search.arrays import Bools, distinct
 from moe_plan.search.copies import Bounds, Hopeful, with_copies
 from moe_plan.search.front import front
 from moe_plan.search.layouts import layouts
@@ -127,6 +127,6 @@ def runners_up(found: Search, best: int) -> tuple[int, ...]:
 
 def _runners_up(swept: Swept, best: int) -> tuple[int, ...]:
     candidates = swept.best_first(np.ones(len(swept), dtype=np.bool_), _LOOKED_AT)
-    _, first = np.unique(swept.degrees(candidates), return_index=True)
-    others = [int(candidates[at]) for at in np.sort(first)[: RUNNERS_UP + 1]]
+    first, _ = distinct(*swept.degrees(candidates))
+    others = candidates[np.sort(first)[: RUNNERS_UP + 1]].tolist()
     return tuple(other for other in others if other != best)[:RUNNERS_UP]

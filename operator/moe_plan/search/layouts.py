@@ -6,12 +6,15 @@ import numpy as np
 
 from moe_plan.cost.constants import constants
 from moe_plan.memory import Held, requests_held, stage_sizes
-from moe_plan.search.arrays import Bools, Floats, Ints
+from moe_plan.search.arrays import Bools, Floats, Ints, distinct
 from moe_plan.search.pipeline import StageColumns, stage_columns
 from moe_plan.search.space import Space
 from moe_plan.spec import Workload
 from moe_plan.stages import layer_costs
 from moe_plan.subject import Subject
+
+_BLOCK = 512
+"""Candidates, sorted by ep, whose ranks are looked at together, so that few look at more ranks than they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,9 @@ def layouts(subject: Subject, space: Space) -> Layouts:
 
 def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
     """Stages, experts and memory of candidates."""
-    keys = np.stack([candidates.tp, candidates.per_rank, candidates.pp])
-    distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
-    stages = stage_columns(subject, *distinct).take(inverse.ravel())
+    tp, per_rank, pp = candidates.tp, candidates.per_rank, candidates.pp
+    first, which = distinct(tp, per_rank, pp)
+    stages = stage_columns(subject, tp[first], per_rank[first], pp[first]).take(which)
     busiest = busiest_columns(subject.experts, candidates.ep, candidates.per_rank)
     fits, requests = _requests(subject, candidates, stages, busiest, subject.spec.workload)
     return Dealt(candidates, stages, busiest, requests, fits)
@@ -92,8 +95,9 @@ def requests_at_any_load(subject: Subject, candidates: Layouts, stages: StageCol
 
 def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> Floats:
     """`shares.busiest_load` of even dealing, candidate by candidate."""
-    pairs, inverse = np.unique(ep * (logical + 1) + per_rank, return_inverse=True)
-    return _busiest(logical, *np.divmod(pairs, logical + 1))[inverse]
+    first, which = distinct(ep, per_rank)
+    blocks = [first[start : start + _BLOCK] for start in range(0, max(1, len(first)), _BLOCK)]
+    return np.concatenate([_busiest(logical, ep[block], per_rank[block]) for block in blocks])[which]
 
 
 def _busiest(logical: int, ep: Ints, per_rank: Ints) -> Floats:

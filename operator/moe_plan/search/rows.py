@@ -7,7 +7,7 @@ import numpy as np
 from moe_plan.cost.collectives import Links, span_of
 from moe_plan.engines import engines, expressible
 from moe_plan.layout import Dimension, Layout
-from moe_plan.search.arrays import Bools, Floats, Ints
+from moe_plan.search.arrays import Bools, Floats, Ints, distinct
 from moe_plan.search.layouts import Dealt, Layouts, deal_columns
 from moe_plan.search.network import Ordered, in_orders
 from moe_plan.search.pipeline import StageColumns
@@ -57,8 +57,8 @@ def make_rows(subject: Subject, space: Space, candidates: Layouts) -> Rows:
     degrees: dict[Dimension, Ints] = {"ep": candidates.ep, "tp": candidates.tp, "pp": candidates.pp}
     allowed = subject.spec.parallelism.allow_cross_node_tensor_parallel
     ordered = in_orders(space.rank_orders, degrees, subject.hardware, "allowed" if allowed else "never")
-    suited, at = np.unique(ordered.candidate, return_inverse=True)
-    _, found = _fitting(subject, space, deal_columns(subject, candidates.take(suited)), at, ordered)
+    first, at = distinct(ordered.candidate)
+    _, found = _fitting(subject, space, deal_columns(subject, candidates.take(ordered.candidate[first])), at, ordered)
     return found
 
 

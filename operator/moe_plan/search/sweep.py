@@ -10,8 +10,9 @@ from moe_plan.cost.predict import make_setting
 from moe_plan.cost.serving import forecast
 from moe_plan.cost.step import Case, StageClass
 from moe_plan.kv import ELEMENT_BYTES, growing_bytes
-from moe_plan.search.arrays import Bools, Floats, Ints
+from moe_plan.search.arrays import Bools, Floats, Ints, shared
 from moe_plan.search.layouts import requests_at_any_load
+from moe_plan.search.pipeline import StageColumns
 from moe_plan.search.rows import Rows
 from moe_plan.search.space import Space
 from moe_plan.shares import layer_kinds
@@ -156,26 +157,26 @@ def _setting(subject: Subject) -> Setting:
 def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Floats:
     """The figures of `Times` of a chunk, `[4, candidates]`."""
     workload, here = subject.spec.workload, rows.take(loads.row)
-    layouts, stages = here.layouts, here.stages
+    layouts, tp = here.layouts, shared(here.layouts.tp)
     case = Case(
-        tp=layouts.tp,
-        pp=layouts.pp,
+        tp=tp,
+        pp=shared(layouts.pp),
         shards=layouts.ep,
         experts=Experts(
             logical=subject.experts,
             redundant=here.redundant(subject),
             per_rank=layouts.per_rank,
             ep=layouts.ep,
-            tp=layouts.tp,
+            tp=tp,
             busiest=here.busiest,
         ),
         tp_links=here.links(subject, "tp"),
         ep_links=here.links(subject, "ep"),
         pp_links=here.links(subject, "pp"),
-        stages=[StageClass(*stage) for stage in zip(stages.counts, stages.embedding, stages.head, strict=True)],
-        replicas=loads.replicas,
-        micro_batches=loads.micro_batches,
-        concurrency=loads.concurrency,
+        stages=_classes(here.stages),
+        replicas=shared(loads.replicas),
+        micro_batches=shared(loads.micro_batches),
+        concurrency=shared(loads.concurrency),
         input_tokens=workload.input_tokens,
         output_tokens=workload.output_tokens,
         kv_requests=here.kv_requests,
@@ -183,3 +184,15 @@ def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Float
     found = forecast(setting, case)
     columns = (found.ttft.total, found.tpot.total, found.tokens_per_s, found.batch)
     return np.stack([np.broadcast_to(column, len(loads)) for column in columns])
+
+
+def _classes(stages: StageColumns) -> list[StageClass]:
+    """The classes of stages, without those that are like the one before."""
+    found: list[StageClass] = []
+    before: list[Ints] = []
+    for counts, embedding, head in zip(stages.counts, stages.embedding, stages.head, strict=True):
+        columns = [*counts, embedding, head]
+        if not before or not all(map(np.array_equal, columns, before)):
+            found.append(StageClass(tuple(map(shared, counts)), shared(embedding), shared(head)))
+        before = columns
+    return found

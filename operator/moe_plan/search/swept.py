@@ -104,10 +104,10 @@ class Swept:
         )
         return which[np.lexsort(keys)][:count]
 
-    def degrees(self, candidates: Ints) -> Ints:
-        """One number for ep, tp and pp of candidates."""
+    def degrees(self, candidates: Ints) -> tuple[Ints, Ints, Ints]:
+        """ep, tp and pp of candidates."""
         row, of = self.loads.row[candidates], self.layouts
-        return np.asarray((of.ep[row] << 24) | (of.tp[row] << 12) | of.pp[row])
+        return of.ep[row], of.tp[row], of.pp[row]
 
     def choice(self, candidate: int) -> Choice:
         """Layout and copies of experts of a candidate."""
