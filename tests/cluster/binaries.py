@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 KUBERNETES = "v1.36.3"
@@ -24,6 +25,9 @@ STAGES = (
     "pod/fast/pod-complete",
     "pod/fast/pod-delete",
 )
+NODE_PROGRAMS = ("kubelet", "kube-proxy", "coredns", "pause")
+"""What a node with real pods needs beside Debian's containerd: see node.py."""
+COREDNS = "v1.15.0"
 TOOLS = {"helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1")}
 """Programs that only some tests need: package and version."""
 BUILD_DEADLINE_S = 3600
@@ -40,6 +44,29 @@ def binaries() -> Path:
             raise RuntimeError(f"MOE_TEST_BINARIES={given} lacks {', '.join(missing(folder))}")
         _build(folder)
     return folder
+
+
+def node_binaries() -> Path:
+    """Folder with every program of NODE_PROGRAMS, built if there is none. Raises RuntimeError where it cannot be made."""
+    folder = _node_folder()
+    if node_programs_built():
+        return folder
+    print(f"Building kubelet, kube-proxy and CoreDNS into {folder}: about 7 minutes on 2 cores, once.", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    go = shutil.which("go") or _install_go(folder)
+    _build_kubernetes(go, folder, NODE_PROGRAMS[:2])
+    for name, package in (("coredns", "github.com/coredns/coredns"), ("pause", ".")):
+        _go(go, _HERE / name, "build", "-ldflags", "-s -w", "-o", str(folder / name), package)
+    return folder
+
+
+def node_programs_built() -> bool:
+    """Whether every program of NODE_PROGRAMS is there."""
+    return all((_node_folder() / name).exists() for name in NODE_PROGRAMS)
+
+
+def _node_folder() -> Path:
+    return cached(f"node-k8s-{KUBERNETES}-coredns-{COREDNS}")
 
 
 def missing(folder: Path) -> list[str]:
@@ -96,23 +123,20 @@ def _build(folder: Path) -> None:
     go = shutil.which("go") or _install_go(folder)
     print(f"Building the control plane of the tests into {folder}: about 10 minutes on 2 cores, once.", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    version = "-X k8s.io/component-base/version.gitVersion={0} -X k8s.io/client-go/pkg/version.gitVersion={0}"
-    kubernetes = [f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS[:4]]
-    _go(
-        go,
-        _HERE / "kubernetes",
-        "build",
-        "-ldflags",
-        f"-s -w {version.format(KUBERNETES)}",
-        "-o",
-        f"{folder}/",
-        *kubernetes,
-    )
+    _build_kubernetes(go, folder, PROGRAMS[:4])
     _go(go, _HERE / "etcd", "build", "-ldflags", "-s -w", "-o", str(folder / "etcd"), "go.etcd.io/etcd/server/v3")
     _go(go, folder, "install", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}", GOBIN=str(folder))
     module = json.loads(_go(go, folder, "mod", "download", "-json", f"sigs.k8s.io/kwok@{KWOK}"))["Dir"]
     stages = [(Path(module) / "kustomize/stage" / f"{name}.yaml").read_text() for name in STAGES]
     (folder / "stages.yaml").write_text("\n---\n".join(stages))
+
+
+def _build_kubernetes(go: str, folder: Path, programs: Sequence[str]) -> None:
+    version = " ".join(
+        f"-X k8s.io/{package}/version.gitVersion={KUBERNETES}" for package in ("component-base", "client-go/pkg")
+    )
+    packages = [f"k8s.io/kubernetes/cmd/{name}" for name in programs]
+    _go(go, _HERE / "kubernetes", "build", "-ldflags", f"-s -w {version}", "-o", f"{folder}/", *packages)
 
 
 def _install_go(folder: Path) -> str:
@@ -154,3 +178,7 @@ if __name__ == "__main__":
             print(f"{name} is {build_tool(name)}")
         except RuntimeError as error:
             print(f"Tests that need {name} are skipped: {error}")
+    try:
+        print(f"The programs of a node are in {node_binaries()}")
+    except RuntimeError as error:
+        print(f"Tests on real nodes are skipped: {error}")

@@ -97,15 +97,20 @@ def gpu_node(name: str, labels: dict[str, str] | None = None, gpus: int = 8) -> 
 
 
 @contextmanager
-def control_plane(api_server: Sequence[str] = (), scheduler: Sequence[str] = ()) -> Iterator[ControlPlane]:
-    """Start everything, with more flags where given; wait until it answers, stop it at the end."""
+def control_plane(
+    api_server: Sequence[str] = (), scheduler: Sequence[str] = (), addresses: Sequence[str] = ("10.0.0.1",)
+) -> Iterator[ControlPlane]:
+    """Start everything, with more flags where given; wait until it answers, stop it at the end.
+
+    `addresses` are those of the API server beside this machine's own.
+    """
     programs = binaries()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moe-cluster-")))
         authority = Authority(folder)
         etcd_port, etcd_peer_port, port = _free_ports(3)
         plane = ControlPlane(f"https://127.0.0.1:{port}", folder / "admin.kubeconfig", folder, programs, authority)
-        _credentials(plane)
+        _credentials(plane, addresses)
         start = _Starter(stack, programs, folder)
         start(
             "etcd",
@@ -161,6 +166,8 @@ def _apiserver_flags(folder: Path, port: int, etcd_port: int) -> list[str]:
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-log-path={folder}/audit.log",
         f"--audit-policy-file={_audit_policy(folder)}",
+        f"--kubelet-client-certificate={folder}/admin.crt",
+        f"--kubelet-client-key={folder}/admin.key",
     ]
 
 
@@ -173,10 +180,10 @@ def _audit_policy(folder: Path) -> Path:
     return path
 
 
-def _credentials(plane: ControlPlane) -> None:
+def _credentials(plane: ControlPlane, addresses: Sequence[str]) -> None:
     authority, folder = plane.authority, plane.folder
     authority.service_account_keys()
-    authority.issue("apiserver", organisation="", addresses=("127.0.0.1", "10.0.0.1"))
+    authority.issue("apiserver", organisation="", addresses=("127.0.0.1", *addresses))
     authority.issue("admin", organisation="system:masters")
     plane.kubeconfig.write_text(json.dumps(kubeconfig(plane.url, authority, folder / "admin")))
 

@@ -1,0 +1,3 @@
+module moe-operator.dev/testpause
+
+go 1.26.0
