@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-soak bench bench-operator bench-planner fit image-operator image-runtime \
+.PHONY: help setup quickstart test test-fast test-soak e2e bench bench-operator bench-planner fit image-operator image-runtime \
 	lint format crds chart lock clean
 
 help: ## List these commands
@@ -37,11 +37,16 @@ test: $(INSTALLED) ## Lint, then every test
 	@$(BIN)/pytest -m 'not soak' --durations=20
 
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
-	@$(BIN)/pytest -q -m 'not slow and not soak'
+	@$(BIN)/pytest -q -m 'not slow and not soak and not e2e'
 
 test-soak: $(INSTALLED) ## Operator and pods under faults and kills, and images; about 20 minutes
 	@$(BIN)/python tests/cluster/binaries.py
 	@$(BIN)/pytest -m soak
+
+e2e: $(INSTALLED) ## 128 ranks in 16 real pods, from helm install to helm uninstall; as root, 10 minutes
+	@$(BIN)/python tests/cluster/binaries.py
+	@$(BIN)/python tests/cluster/images.py
+	@$(BIN)/pytest -m e2e -rs
 
 bench: $(INSTALLED) ## Measure the figures that the README states
 	@$(BIN)/python tools/bench.py

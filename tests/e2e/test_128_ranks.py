@@ -1,0 +1,284 @@
+"""S1's 128 ranks in 16 real pods, from `helm install` to `helm uninstall`: a story told in order."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helm_chart import CHART, NAMESPACE, Helm
+from images import ROOT
+from node import Node
+from operator_process import eventually
+from terminal import IMAGES, NEXT, Deployed, Figures, Terminal, question
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from moe_plan.manifest import parse_deployment
+from moe_plan.narrow import rehearse_checkpoint
+from moe_plan.planner import make_plan
+
+MODEL = ROOT / "examples" / "quickstart" / "model"
+SENTENCE = "It is a truth universally acknowledged, that a single man"
+GOES_ON = " in possession of a good fortune"
+PROMPTS = [[1, 2, 3, 4, 5], [200, 100, 50], list(range(7, 60))]
+TOKENS = 6
+STREAMED = 40
+RELEASE = "moe-operator"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model on the node's disk that the pods' user may read."""
+    return Path(shutil.copytree(MODEL, tmp_path_factory.mktemp("models") / "quickstart"))
+
+
+@pytest.fixture(scope="module")
+def reference() -> PreTrainedModel:
+    torch.set_num_threads(1)
+    return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+
+
+def greedy(reference: PreTrainedModel, prompt: Sequence[int], tokens: int) -> list[int]:
+    """What transformers generates."""
+    ids = torch.tensor([list(prompt)])
+    made = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+    found: list[int] = made[0, len(prompt) :].tolist()
+    return found
+
+
+def narrowed(checkpoint: Path, **parallelism: int) -> dict[str, Any]:
+    """Seed S1's manifest on CPU ranks that each count as a GPU, with the widths and weights of a checkpoint."""
+    manifest = yaml.safe_load((ROOT / "examples" / "seed-s1.yaml").read_text())
+    manifest["spec"]["parallelism"] |= parallelism
+    seed = parse_deployment(manifest)
+    config = json.loads((checkpoint / "config.json").read_text())
+    rehearsal = rehearse_checkpoint(seed, make_plan(seed), config)
+    found: dict[str, Any] = rehearsal.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    found["spec"]["model"]["source"] = f"file://{checkpoint}"
+    found["spec"]["hardware"]["resourceName"] = "nvidia.com/gpu"
+    return found | {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
+
+
+@pytest.fixture(scope="module")
+def s1(terminal: Terminal, checkpoint: Path) -> Deployed:
+    return Deployed(terminal, narrowed(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def small(terminal: Terminal, checkpoint: Path) -> Deployed:
+    """The same model on 16 ranks in 2 pods."""
+    manifest = narrowed(checkpoint, ep=8)
+    manifest["metadata"]["name"] = "small"
+    return Deployed(terminal, manifest)
+
+
+def test_helm_installs_an_operator_that_leads(terminal: Terminal, helm: Helm, figures: Figures) -> None:
+    began = time.monotonic()
+    done = helm(
+        *("install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=240s"),
+        *("--set", "image.registry=localhost", "--set", "image.tag=e2e", "--set", "image.pullPolicy=Never"),
+        *("--set", f"runtime.images.moe={IMAGES['runtime']}", f"--kubeconfig={terminal.node.plane.kubeconfig}"),
+    )
+    assert done.returncode == 0, done.stderr + terminal.kubectl("describe", "pods", f"--namespace={NAMESPACE}")
+    figures["helm install until both operator pods are ready"] = f"{time.monotonic() - began:.1f} s"
+    leader = ("get", "lease", RELEASE, f"--namespace={NAMESPACE}", "-o", "jsonpath={.spec.holderIdentity}")
+    eventually(lambda: terminal.run(*leader).stdout, "one leads")
+    figures["operator: resident memory of its pods"] = ", ".join(resident(terminal))
+
+
+def resident(terminal: Terminal) -> Iterator[str]:
+    """Resident memory of the operator's processes."""
+    for pod in terminal.get("pods", f"--namespace={NAMESPACE}")["items"]:
+        status = terminal.kubectl(
+            "exec", f"--namespace={NAMESPACE}", pod["metadata"]["name"], "--", "cat", "/proc/1/status"
+        )
+        kilobytes = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert kilobytes, status
+        yield f"{int(kilobytes[1]) * 1024 / 1e6:.0f} MB"
+
+
+def test_impossible_degrees_are_refused_at_apply(terminal: Terminal, s1: Deployed) -> None:
+    manifest = json.loads(json.dumps(s1.manifest))
+    manifest["spec"]["parallelism"]["ep"] = 48
+
+    def refused() -> str:
+        done = terminal.run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+        return done.stderr if done.returncode else ""
+
+    said = eventually(refused, "the webhook is asked")
+    assert "64 experts" in said
+    assert "ep 64" in said or "EP64" in said, said
+
+
+def test_16_pods_of_8_ranks_become_ready_and_answer_with_the_tokens_of_transformers(
+    s1: Deployed, reference: PreTrainedModel, figures: Figures
+) -> None:
+    began = time.monotonic()
+    s1.apply()
+    s1.wait()
+    figures["S1: kubectl apply until Ready, 128 ranks in 16 pods"] = f"{time.monotonic() - began:.0f} s"
+    first = s1.first_token_s(SENTENCE)
+    figures["S1: kubectl apply until the first token"] = f"{time.monotonic() - began:.0f} s"
+    figures["S1: first token of one request"] = f"{first:.2f} s"
+    assert len(s1.pods()) == 16
+    assert s1.ask(SENTENCE, 8)["text"].startswith(GOES_ON)
+    assert [s1.ask(prompt, TOKENS)["token_ids"] for prompt in PROMPTS] == [
+        greedy(reference, prompt, TOKENS) for prompt in PROMPTS
+    ]
+
+
+def test_a_pod_of_another_namespace_asks_by_name(terminal: Terminal, s1: Deployed, reference: PreTrainedModel) -> None:
+    asking = (
+        "import json, sys, urllib.request as r;"
+        f"a = r.Request('http://{s1.name}.default:8000/v1/completions', sys.argv[1].encode(), "
+        "{'Content-Type': 'application/json'});"
+        "print(json.load(r.urlopen(a, timeout=120))['choices'][0]['token_ids'])"
+    )
+    body = json.dumps(question(PROMPTS[0], TOKENS))
+    terminal.kubectl("create", "namespace", "client")
+    terminal.kubectl(
+        *("run", "client", "--namespace=client", f"--image={IMAGES['operator']}", "--image-pull-policy=Never"),
+        *("--restart=Never", "--command", "--", "python3", "-c", asking, body),
+    )
+    waiting = ("wait", "pod/client", "--namespace=client", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=150s")
+    done = terminal.run(*waiting, deadline_s=180)
+    said = terminal.kubectl("logs", "client", "--namespace=client")
+    assert done.returncode == 0, said
+    assert json.loads(said) == greedy(reference, PROMPTS[0], TOKENS)
+    terminal.kubectl("delete", "namespace", "client", deadline_s=120)
+
+
+def test_the_status_has_predicted_and_measured_speed(s1: Deployed, figures: Figures) -> None:
+    def measured() -> Any:
+        s1.ask(PROMPTS[1], TOKENS)
+        return s1.status().get("measured")
+
+    found = eventually(measured, "the operator has measured", deadline_s=120, every_s=2)
+    predicted = s1.status()["plan"]
+    assert found["tokensPerSecond"] > 0
+    assert predicted["tokensPerSecond"] > 0
+    figures["S1: tokens/s measured (one request at a time) and predicted (a core a rank)"] = (
+        f"{found['tokensPerSecond']} and {predicted['tokensPerSecond']}"
+    )
+    row = s1.terminal.kubectl("get", "moed", s1.name).splitlines()[1].split()
+    assert row[1:5] == ["seed-s1", "ep64·tp2·pp1", "128", "1/1"]
+
+
+def test_the_plugin_tells_how_it_stands(s1: Deployed) -> None:
+    assert "ep64·tp2·pp1, 128 GPUs a replica, 1/1 ready" in s1.moe("status")
+    assert "is ready" in s1.moe("why")
+    assert "ep 64 · tp 2 · pp 1 = 128 ranks" in s1.moe("plan")
+    assert re.search(r"^15 +120–127 +0 +60–63 +e2e", s1.moe("describe"), re.MULTILINE)
+    assert "joined the frontend as slot 9" in s1.moe("logs", "--rank=77")
+    assert "busiest of 64 experts" in s1.moe("top")
+
+
+RANKS = """
+import os
+processes = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+children = {pid: open(f"/proc/{pid}/task/{pid}/children").read().split() for pid in processes}
+print(*sorted(pid for pid, of in children.items() if not of and pid != os.getpid()))
+"""
+
+
+def test_a_killed_rank_costs_a_stream_a_pause_and_no_token(
+    s1: Deployed, reference: PreTrainedModel, figures: Figures
+) -> None:
+    victim = f"{s1.name}-0-7"
+    assert victim in s1.pods()
+    tokens: list[int] = []
+    times: list[float] = []
+    for piece in s1.stream(PROMPTS[0], STREAMED):
+        tokens += piece
+        times.append(time.monotonic())
+        if len(times) == 5:
+            ranks = s1.terminal.kubectl("exec", victim, "--", "python", "-c", RANKS).split()
+            s1.terminal.kubectl("exec", victim, "--", "sh", "-c", f"kill -9 {ranks[0]}")
+    assert tokens == greedy(reference, PROMPTS[0], STREAMED)
+    pause = max(after - before for before, after in pairwise(times))
+    figures["S1: pause of a stream when a rank is killed (all 128 start anew)"] = f"{pause:.0f} s"
+    assert victim in s1.pods()
+    s1.wait()
+
+
+def test_deleting_it_leaves_nothing(s1: Deployed, cluster: Node, figures: Figures) -> None:
+    began = time.monotonic()
+    s1.terminal.kubectl("delete", "moed", s1.name, "--wait=false")
+    eventually(lambda: s1.terminal.there("default") == OF_THE_CLUSTER, "all objects are gone", 120, every_s=0.5)
+    figures["S1: kubectl delete until nothing is left"] = f"{time.monotonic() - began:.1f} s"
+    assert_nothing_runs(cluster, s1.terminal)
+
+
+OF_THE_CLUSTER = {"service/kubernetes", "endpointslice.discovery.k8s.io/kubernetes"}
+
+
+def assert_nothing_runs(cluster: Node, terminal: Terminal) -> None:
+    """No process of a rank, and nothing on the node but what holds and runs the operator's pods."""
+    eventually(lambda: not [line for line in cluster.processes() if "moe_runtime" in line], "no rank is left")
+    others = len(terminal.get("pods", f"--namespace={NAMESPACE}")["items"])
+    eventually(lambda: len(cluster.run("ip", "netns", "list").splitlines()) == others, "no network namespace is left")
+    shims = [line for line in cluster.processes() if "containerd-shim" in line]
+    assert len(shims) == others, shims
+    assert len([line for line in cluster.processes() if line.startswith("/opt/moe/")]) == others
+
+
+def test_scaled_to_zero_and_back(small: Deployed, reference: PreTrainedModel, cluster: Node, figures: Figures) -> None:
+    began = time.monotonic()
+    small.apply()
+    small.wait()
+    figures["2 pods of 8 ranks: kubectl apply until Ready"] = f"{time.monotonic() - began:.0f} s"
+    small.terminal.kubectl("scale", "moed", small.name, "--replicas=0")
+    eventually(lambda: not small.pods(), "no pod is left", 120)
+    assert_nothing_runs(cluster, small.terminal)
+    small.terminal.kubectl("scale", "moed", small.name, "--replicas=1")
+    small.wait("Available")
+    assert small.ask(PROMPTS[1], TOKENS)["token_ids"] == greedy(reference, PROMPTS[1], TOKENS)
+
+
+def test_a_killed_pod_comes_back(small: Deployed, reference: PreTrainedModel, figures: Figures) -> None:
+    before = small.pods()
+    began = time.monotonic()
+    small.terminal.kubectl("delete", "pod", f"{small.name}-0-1", "--grace-period=0", "--force")
+    eventually(lambda: not same(small.pods(), before), "the pod is another", 120)
+    small.wait()
+    figures["2 pods of 8 ranks: killed pod until Ready again"] = f"{time.monotonic() - began:.0f} s"
+    assert small.ask(PROMPTS[1], TOKENS)["token_ids"] == greedy(reference, PROMPTS[1], TOKENS)
+
+
+def same(pods: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> bool:
+    def identities(some: dict[str, dict[str, Any]]) -> set[str]:
+        return {pod["metadata"]["uid"] for pod in some.values()}
+
+    return identities(pods) == identities(before)
+
+
+def test_another_image_is_rolled_out(small: Deployed, cluster: Node, reference: PreTrainedModel) -> None:
+    cluster.ctr("images", "tag", "--force", IMAGES["runtime"], NEXT)
+    small.patch({"runtime": {"image": NEXT}})
+    eventually(lambda: images_of(small) == {NEXT}, "both pods have the other image", 120)
+    small.wait()
+    assert small.ask(PROMPTS[1], TOKENS)["token_ids"] == greedy(reference, PROMPTS[1], TOKENS)
+
+
+def images_of(deployed: Deployed) -> set[str]:
+    return {pod["spec"]["containers"][0]["image"] for pod in deployed.pods().values()}
+
+
+def test_uninstalling_leaves_nothing_but_the_custom_resource(terminal: Terminal, helm: Helm, cluster: Node) -> None:
+    terminal.kubectl("delete", "moed", "--all", "--wait=false")
+    eventually(lambda: terminal.there("default") == OF_THE_CLUSTER, "all objects are gone", 120, every_s=0.5)
+    done = helm(
+        "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", f"--kubeconfig={terminal.node.plane.kubeconfig}"
+    )
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: terminal.there(NAMESPACE) == set(), "the namespace is empty", 60)
+    kinds = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,customresourcedefinitions"
+    left = [name for name in terminal.kubectl("get", kinds, "-o", "name").split() if "moe" in name]
+    assert left == ["customresourcedefinition.apiextensions.k8s.io/moedeployments.moe-operator.dev"]
+    assert_nothing_runs(cluster, terminal)
