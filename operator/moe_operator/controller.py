@@ -19,7 +19,7 @@ from typing import Any
 from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
-from moe_operator.probe import BUNDLED, Prober, Target
+from moe_operator.probe import Prober, Target
 from moe_operator.queue import WorkQueue
 from moe_operator.reconcile.model import Decision, Event, Object, View, Write
 from moe_operator.reconcile.objects import (
@@ -37,6 +37,7 @@ from moe_operator.reconcile.objects import (
 )
 from moe_operator.resources import Resource
 from moe_operator.writer import Writer, raise_worst
+from moe_plan.bundled import ENGINE as BUNDLED
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ import aiohttp
 from moe_operator.engines import Metrics, engine
 from moe_operator.reconcile.model import Endpoint
 from moe_operator.samples import Samples, measure, parse_samples, steady
+from moe_plan.bundled import ENGINE as BUNDLED
 
 DEADLINE_S = 3.0
 ASK_AGAIN_S = 1.0
 ASK_SERVING_AGAIN_S = 20.0
 _SAID = 200
-BUNDLED = "moe"
 
 
 @dataclass(frozen=True, slots=True)

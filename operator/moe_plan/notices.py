@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from moe_plan.bundled import ENGINE, unexecuted_family, unloaded_dtype
 from moe_plan.engines import engines
 from moe_plan.search.choice import Forecast, room
 from moe_plan.subject import Subject
@@ -19,6 +20,8 @@ def notices(subject: Subject, found: Forecast) -> tuple[str, ...]:
         *_spare_gpus(subject, found),
         *_capacity(subject),
         *_engine(subject),
+        *_bundled(subject),
+        *_inferred(subject),
     )
 
 
@@ -106,3 +109,21 @@ def _engine(subject: Subject) -> Iterator[str]:
     given, engine = subject.spec.parallelism.micro_batches, engines().get(subject.spec.runtime.engine)
     if engine is not None and given != "auto":
         yield f"parallelism.microBatches: {given} are planned for, but {engine.title} makes its own"
+
+
+def _bundled(subject: Subject) -> Iterator[str]:
+    """What of a model the bundled runtime cannot start."""
+    if subject.spec.runtime.engine != ENGINE:
+        return
+    if family := unexecuted_family(subject.config):
+        yield f"runtime.engine: {family}, so a cluster refuses this plan; set engine to sglang or vllm"
+    elif dtype := unloaded_dtype(subject.shape.formats.experts.name):
+        yield f"model.dtype: {dtype}; pods of this plan end as they start"
+
+
+def _inferred(subject: Subject) -> Iterator[str]:
+    if subject.inferred_family is not None:
+        yield (
+            f"model.config: the family {subject.config.get('model_type')!r} is not known; planned as if it were "
+            f"{subject.inferred_family}, so memory and times may be some percent off"
+        )

@@ -45,6 +45,8 @@ class Subject:
     hardware: Hardware
     limits: Limits
     kv_cache_dtype: str
+    inferred_family: str | None = None
+    """The family as which a model of an unknown one was read; None where its own is known."""
 
     @property
     def spec(self) -> Spec:
@@ -98,10 +100,10 @@ def resolve(deployment: MoEDeployment, config: dict[str, Any] | None) -> Subject
         violations += error.violations
     if model is None or hardware is None:
         raise ManifestError(tuple(violations))
-    shape, resolved, source = model
+    shape, resolved, source, inferred = model
     spec = deployment.spec
     kv_cache_dtype = shape.formats.compute if spec.model.kv_cache_dtype == "auto" else spec.model.kv_cache_dtype
-    return Subject(deployment, shape, resolved, source, hardware, limits(spec), kv_cache_dtype)
+    return Subject(deployment, shape, resolved, source, hardware, limits(spec), kv_cache_dtype, inferred)
 
 
 def limits(spec: Spec) -> Limits:
@@ -111,8 +113,12 @@ def limits(spec: Spec) -> Limits:
     return Limits(max_model_length=length, max_batch_tokens=batch, capacity_factor=spec.serving.capacity_factor)
 
 
-def _resolve_model(deployment: MoEDeployment, config: dict[str, Any] | None) -> tuple[ModelShape, dict[str, Any], str]:
+def _resolve_model(
+    deployment: MoEDeployment, config: dict[str, Any] | None
+) -> tuple[ModelShape, dict[str, Any], str, str | None]:
+    """The model's shape, config.json, source, and the family as which it was read if its own is unknown."""
     from moe_plan.config import read_config  # noqa: PLC0415  # as above
+    from moe_plan.config.infer import readable  # noqa: PLC0415  # as above
 
     model = deployment.spec.model
     name, source = deployment.metadata.name, "random"
@@ -125,7 +131,8 @@ def _resolve_model(deployment: MoEDeployment, config: dict[str, Any] | None) -> 
         config = model.config
     if config is None:
         raise ManifestError((_config_missing(deployment),))
-    return read_config(config, name, model.dtype), config, model.source or source
+    read, inferred = readable(config)
+    return read_config(read, name, model.dtype), config, model.source or source, inferred
 
 
 def _config_missing(deployment: MoEDeployment) -> Violation:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moe_plan.catalogue.models import load_model, model_names
 from moe_plan.config import read_config
+from moe_plan.config.infer import readable
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.model import DenseFfn, ModelShape, MoeFfn
 from moe_plan.parameters import total_params
@@ -374,3 +375,9 @@ def test_a_garbled_config_is_answered_with_a_shape_or_sentences(config: dict[str
 @given(st.dictionaries(st.sampled_from(["model_type", "text_config", "num_experts", "hidden_size", "x"]), JSON))
 def test_any_object_is_answered_with_a_shape_or_sentences(config: dict[str, Any]) -> None:
     answer(config, WeightDtype.AUTO)
+
+
+@pytest.mark.parametrize("model_type", [None, 7, ["qwen3_moe"], {}, True, "llama"])
+def test_a_config_that_names_no_unknown_family_of_experts_is_left_as_it_is(model_type: Any) -> None:
+    config = {"model_type": model_type, "hidden_size": 64}
+    assert readable(config) == (config, None)

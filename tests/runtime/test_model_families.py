@@ -11,9 +11,12 @@ from tiny_plans import tiny_plan
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from moe_plan.bundled import unexecuted_family, unloaded_dtype
 from moe_plan.catalogue.models import load_model, model_names
+from moe_plan.spec import WeightDtype
 from moe_runtime.checkpoint import open_weights
 from moe_runtime.errors import UnsupportedModel
+from moe_runtime.formats import COMPUTE
 from moe_runtime.models import FAMILIES, parse_config
 from moe_runtime.models.rope import frequencies
 
@@ -122,3 +125,10 @@ EXECUTED = [name for name in model_names() if load_model(name).config["model_typ
 def test_the_catalogue_s_models_of_these_families_are_executed(name: str) -> None:
     spec = parse_config(load_model(name).config).spec()
     assert len(spec.layers) == load_model(name).config["num_hidden_layers"]
+
+
+def test_the_planner_knows_which_families_and_formats_the_runtime_executes() -> None:
+    for name in model_names():
+        config = load_model(name).config
+        assert (unexecuted_family(config) is None) == (config.get("model_type") in FAMILIES)
+    assert {dtype for dtype in WeightDtype if unloaded_dtype(dtype) is None} == set(COMPUTE)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from moe_operator.engines.engine import Engine, engine
+from moe_plan.bundled import ENGINE as BUNDLED
+from moe_plan.bundled import unexecuted_family
 from moe_plan.errors import Violation
 from moe_plan.plan import Plan
 from moe_plan.spec import Spec
 
-BUNDLED = "moe"
 _COMPUTED = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -16,7 +17,9 @@ def violations(plan: Plan, spec: Spec) -> Iterator[Violation]:
     described = engine(plan.engine)
     yield from _image(described, plan, spec)
     yield from _arguments(described, spec)
-    if plan.engine != BUNDLED:
+    if plan.engine == BUNDLED:
+        yield from _family(plan)
+    else:
         yield from _format(described, plan, spec)
         yield from _cache(described, plan)
         yield from _source(described, plan)
@@ -39,6 +42,11 @@ def _arguments(described: Engine, spec: Spec) -> Iterator[Violation]:
         if flag in described.fixed:
             message = f"{flag} follows from the plan"
             yield Violation("spec.runtime.args", "OwnedByOperator", message, "remove it")
+
+
+def _family(plan: Plan) -> Iterator[Violation]:
+    if message := unexecuted_family(plan.model.config):
+        yield Violation("spec.runtime.engine", "EngineFamily", message, "set it to sglang or vllm")
 
 
 def _format(described: Engine, plan: Plan, spec: Spec) -> Iterator[Violation]:

@@ -20,6 +20,7 @@ from moe_operator.manifests.mould import cast, mark
 from moe_operator.manifests.naming import child_name
 from moe_operator.manifests.templating import render, render_again
 from moe_operator.manifests.weights import MOUNT, weights
+from moe_plan.bundled import ENGINE as BUNDLED
 from moe_plan.plan import Plan
 from moe_plan.spec import Spec
 
@@ -27,8 +28,6 @@ Child = dict[str, Any]
 
 CONTAINER = "runtime"
 """Name of the container that computes."""
-BUNDLED = "moe"
-"""The engine that fetches checkpoints for all."""
 Role = Literal["frontend", "worker"]
 _ROLES: tuple[Role, ...] = ("frontend", "worker")
 GIB = 2**30

@@ -12,6 +12,9 @@ _INTRODUCTION = """\
 # Models
 
 These names stand in `spec.model.architecture`; any other `config.json` of their families goes into `spec.model.config`.
+One of an unknown family is planned as the nearest known one where the fields that most families share are there, and the
+plan says so. All can be planned; the bundled runtime executes `mixtral` and `qwen3_moe` models in 16 and 32 bits, the
+[other engines](engines.md) what they support: a manifest whose model its engine cannot execute is refused before pods.
 "Total" and "active" are computed from the config: total has embedding, layers, final norm and head; active is what one
 token multiplies with, so the head but not the embedding. Multi-token prediction and vision are in neither. "Published"
 is what the publisher prints; where it is said to count other parts, those agree with the computed ones within 1 %, or

@@ -1,14 +1,14 @@
-"""The config.json of a family that is not read, as one of a family that is: for estimates, which forgive small differences.
+"""The config.json of a family that is not read, as one of a family that is, where its usual fields tell enough.
 
-What costs time is told by fields that most families share, under a few names; what they do not tell (norms, gates,
-biases) is a hundredth of it. A plan still refuses such a config, since its runtime could not compute the model.
+What costs time and memory is told by fields that most families share, under a few names; what they do not tell (norms,
+gates, biases) is a hundredth of it. Whoever reads a config this way says so.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from moe_plan.config.families import FAMILIES, WRAPPERS
-from moe_plan.errors import PlanError
+from moe_plan.errors import ManifestError, PlanError, Violation
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "d_model", "n_embd"),
@@ -53,8 +53,7 @@ def infer_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None
     Raises PlanError with the fields that are missing when there is too little to infer from.
     """
     text = {**config, **_section(config, "text_config")}
-    known = {*FAMILIES, *WRAPPERS}
-    if {config.get("model_type"), _section(config, "text_config").get("model_type")} & known:
+    if _is_known(config):
         return None
     found = {name: _first(text, names) for name, names in _NAMES.items()}
     missing = [name for name, value in found.items() if value is None]
@@ -77,6 +76,29 @@ def infer_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None
     for name in ("text_config", "use_sliding_window", "mlp_only_layers"):
         inferred.pop(name, None)
     return inferred, family
+
+
+def readable(config: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """A config.json as it can be read, and the family as which it then is if its own is unknown.
+
+    Only a config that names a family and speaks of experts is inferred. Raises ManifestError with the fields that are
+    missing when there is too little to infer from.
+    """
+    text = {**config, **_section(config, "text_config")}
+    speaks_of_experts = any("expert" in str(key) for key in text)
+    if _is_known(config) or not isinstance(text.get("model_type"), str) or not speaks_of_experts:
+        return config, None
+    try:
+        inferred = infer_config(config)
+    except PlanError as error:
+        raise ManifestError((Violation("spec.model.config.model_type", "UnknownFamily", str(error)),)) from None
+    assert inferred is not None
+    return inferred
+
+
+def _is_known(config: Mapping[str, Any]) -> bool:
+    named = (config.get("model_type"), _section(config, "text_config").get("model_type"))
+    return any(isinstance(name, str) and (name in FAMILIES or name in WRAPPERS) for name in named)
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
