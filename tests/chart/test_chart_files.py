@@ -84,7 +84,12 @@ def told_by_the_operator() -> str:
 def told_by_a_frontend() -> str:
     metrics = Metrics()
     scheduler = SimpleNamespace(capacity=SimpleNamespace(pages=1, shards=1), waiting=(), running=0, pages_used=0)
-    ranks = SimpleNamespace(expert_tokens=lambda: np.zeros((1, 1)), stage_times_s=lambda: np.zeros((1, 2)))
+    ranks = SimpleNamespace(
+        expert_tokens=lambda: np.zeros((1, 1)),
+        stage_times_s=lambda: np.zeros((1, 2)),
+        memory_bytes=lambda: np.ones(1),
+        paces=lambda: {0: 1.0},
+    )
     metrics.observe(scheduler, lambda: ranks)  # type: ignore[arg-type]
     return metrics.text().decode()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,9 @@ class FragileRanks:
     def leaving_slots(self) -> Sequence[int]:
         return self.leaving
 
+    def slow_slots(self) -> Mapping[int, float]:
+        return {}
+
     def release(self, slots: Sequence[int]) -> None:
         assert slots == self.leaving
         self.released.set()
@@ -70,6 +73,12 @@ class FragileRanks:
 
     def stage_times_s(self) -> NDArray[np.float64]:
         return np.zeros((1, 2))
+
+    def memory_bytes(self) -> NDArray[np.int64]:
+        return np.zeros(16, np.int64)
+
+    def paces(self) -> Mapping[int, float]:
+        return {}
 
 
 class Stuck(FragileRanks):

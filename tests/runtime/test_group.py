@@ -118,7 +118,7 @@ def test_an_agent_is_welcomed_and_told_to_start_its_ranks() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": 99}, "it speaks protocol 99, the frontend 1; run the same image in all pods"),
+        ({"protocol": 99}, "it speaks protocol 99, the frontend 2; run the same image in all pods"),
         ({"plan": "f" * 64}, "it has plan ffffffff, the frontend 00000000"),
         ({"attempt": 2}, "it is of attempt 2, the frontend of 3"),
         ({"slot": 0}, "it has slot 0, and agents have slots 1 to 3"),
@@ -289,8 +289,8 @@ def test_a_step_that_is_cut_is_refused(body: bytes) -> None:
 def test_counters_of_another_shape_are_refused() -> None:
     extent = slot_extent(PLAN, 1)
     zero = Counters.none(extent)
-    body = zero.expert_rows.tobytes() + zero.times_ns.tobytes()
-    assert Counters.from_body(body, extent).times_ns.shape == (2, 2)
+    body = zero.expert_rows.tobytes() + zero.figures.tobytes()
+    assert Counters.from_body(body, extent).figures.shape == (2, 4)
     with pytest.raises(ProtocolError):
         Counters.from_body(body + bytes(8), extent)
 

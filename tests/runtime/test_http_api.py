@@ -214,6 +214,18 @@ def test_metrics_count_requests_tokens_and_times(served: Served) -> None:
     assert "moe_expert_tokens_total{" in served.client.get("/metrics").text
 
 
+def test_the_memory_of_every_rank_is_told(served: Served) -> None:
+    served.tokens(prompt=LONG, max_tokens=5, ignore_eos=True)
+    resident = [_pss_bytes(pid) for pid in served.endpoint.ranks()]
+    told = [served.metric(f'moe_rank_memory_bytes{{rank="{rank}"}}') for rank in range(8)]
+    assert told == pytest.approx(resident, rel=0.5)
+
+
+def _pss_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def test_the_frontend_has_no_torch(served: Served) -> None:
     assert "libtorch" not in Path(f"/proc/{served.endpoint.process.pid}/maps").read_text()
 

@@ -47,7 +47,7 @@ def test_a_crash_inside_a_rank_is_told_with_its_coordinate(tmp_path: Path) -> No
     env = {"PYTHONFAULTHANDLER": "1", "MOE_LOG_LEVEL": "debug"}
     with Endpoint(tmp_path, one_slot_plan(), env=env) as endpoint:
         assert endpoint.url
-        assert sorted(line for line in endpoint.lines if line.endswith("] ready")) == [
+        assert sorted(line.partition(",")[0] for line in endpoint.lines if "] ready, with " in line) == [
             f"[pp{pp} ep{ep} tp{tp} rank{4 * pp + 2 * ep + tp}] ready"
             for pp in range(2)
             for ep in range(2)

@@ -79,6 +79,8 @@ class Api:
         body: dict[str, Any] = {"status": status.state, "detail": status.detail}
         if status.missing_slots:
             body["missing_slots"] = list(status.missing_slots)
+        if status.slow_slots:
+            body["slow_slots"] = [{"slot": slot, "factor": round(pace, 1)} for slot, pace in status.slow_slots]
         return Json(body, status_code=200 if status.state == "ready" else 503)
 
     async def metrics(self, _request: Request) -> HttpResponse:

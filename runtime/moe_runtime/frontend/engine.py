@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol
@@ -60,6 +60,9 @@ class Ranks(Measured, Protocol):
     def leaving_slots(self) -> Sequence[int]:
         """Slots that were told to end, and wait for running requests to finish."""
 
+    def slow_slots(self) -> Mapping[int, float]:
+        """Slots that take longer than the others for the same work, and how many times as long."""
+
     def release(self, slots: Sequence[int]) -> None:
         """Let slots go that are leaving."""
 
@@ -88,6 +91,8 @@ class Status:
     detail: str
     missing_slots: tuple[int, ...] = ()
     """Slots that are waited for."""
+    slow_slots: tuple[tuple[int, float], ...] = ()
+    """Slots that hold the others up, and how many times as long they take for the same work."""
 
 
 class Answers:
@@ -151,7 +156,7 @@ class Engine:
         shown, missing, leaving = self._status, tuple(self._ranks.missing_slots()), self._ranks.leaving_slots()
         if shown.state == "ready" and leaving:
             return Status("recovering", f"slots {', '.join(map(str, leaving))} are about to end", missing)
-        return replace(shown, missing_slots=missing)
+        return replace(shown, missing_slots=missing, slow_slots=tuple(self._ranks.slow_slots().items()))
 
     def submit(self, asks: Sequence[Ask]) -> Answers:
         """Queue requests. Raises RuntimeFailure when the engine stops or has failed."""

@@ -1,7 +1,7 @@
 """What the endpoint measures of itself, in the Prometheus text format. Times are seconds."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,12 @@ class Measured(Protocol):
     def stage_times_s(self) -> NDArray[np.float64]:
         """Time of each stage in steps, and of that in communication, `[pp, 2]`; the mean of its ranks."""
 
+    def memory_bytes(self) -> NDArray[np.int64]:
+        """Memory that each rank takes, `[world]`; 0 where not yet known."""
+
+    def paces(self) -> Mapping[int, float]:
+        """How many times as long as the others each slot takes for the same work, where that is known."""
+
 
 class _RankFigures(Collector):
     """The ranks' counts, fetched with each scrape; they begin anew with the ranks, as Prometheus expects."""
@@ -45,26 +51,40 @@ class _RankFigures(Collector):
         self._ranks = ranks
 
     def collect(self) -> Iterator[Metric]:
-        tokens = self._ranks().expert_tokens()
-        by_expert = CounterMetricFamily(
-            "moe_expert_tokens", "Tokens computed, by physical expert, over all layers.", labels=["expert"]
-        )
-        for expert, count in enumerate(tokens.sum(0).tolist()):
-            by_expert.add_metric([str(expert)], count)
-        yield by_expert
-        imbalance = GaugeMetricFamily(
-            "moe_expert_load_max_over_mean", "Tokens of a layer's busiest expert over the mean.", labels=["layer"]
-        )
-        for layer in np.flatnonzero(tokens.any(1)).tolist():
-            imbalance.add_metric([str(layer)], float(tokens[layer].max() / tokens[layer].mean()))
-        yield imbalance
+        ranks = self._ranks()
+        yield from _of_experts(ranks.expert_tokens())
         times = CounterMetricFamily(
             "moe_stage_seconds", "Time of a stage in steps, and of that in communication.", labels=["stage", "part"]
         )
-        for stage, (whole, communication) in enumerate(self._ranks().stage_times_s().tolist()):
+        for stage, (whole, communication) in enumerate(ranks.stage_times_s().tolist()):
             times.add_metric([str(stage), "step"], whole)
             times.add_metric([str(stage), "communication"], communication)
         yield times
+        taken = {rank: memory for rank, memory in enumerate(ranks.memory_bytes().tolist()) if memory}
+        yield _gauges("moe_rank_memory_bytes", "Memory in use on a rank's GPU, or by a rank on a CPU.", "rank", taken)
+        told = "Times as long as other slots that a slot takes for the same work."
+        yield _gauges("moe_slot_pace", told, "slot", ranks.paces())
+
+
+def _of_experts(tokens: NDArray[np.int64]) -> Iterator[Metric]:
+    """`tokens` [layers, experts]."""
+    by_expert = CounterMetricFamily(
+        "moe_expert_tokens", "Tokens computed, by physical expert, over all layers.", labels=["expert"]
+    )
+    for expert, count in enumerate(tokens.sum(0).tolist()):
+        by_expert.add_metric([str(expert)], count)
+    yield by_expert
+    busy = np.flatnonzero(tokens.any(1)).tolist()
+    uneven = {layer: float(tokens[layer].max() / tokens[layer].mean()) for layer in busy}
+    told = "Tokens of a layer's busiest expert over the mean."
+    yield _gauges("moe_expert_load_max_over_mean", told, "layer", uneven)
+
+
+def _gauges(name: str, told: str, label: str, values: Mapping[int, float]) -> Metric:
+    gauge = GaugeMetricFamily(name, told, labels=[label])
+    for key, value in values.items():
+        gauge.add_metric([str(key)], value)
+    return gauge
 
 
 class Metrics:

@@ -229,7 +229,7 @@ class _Drive:
         if answers:
             self._connection.send(Kind.ANSWERS, self.generation, answers_body(sampled))
         self._host.wait_finished()
-        self._connection.send(Kind.FINISHED, self.generation, self._host.expert_rows(), self._host.times_ns())
+        self._connection.send(Kind.FINISHED, self.generation, self._host.expert_rows(), self._host.figures())
 
     def _tell_end(self, failure: RuntimeFailure) -> None:
         """Tell the frontend why the ranks ended, unless it wanted it."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 from moe_runtime.comm.peers import keep_alive
 from moe_runtime.errors import ProtocolError, RuntimeFailure
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Version: of the frames, of the messages, and of the gateways' frames."""
 SMALL_BYTES: Final = 1 << 18
 """Largest message in JSON."""

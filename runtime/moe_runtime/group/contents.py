@@ -12,6 +12,7 @@ from moe_runtime.comm.slots import Slots
 from moe_runtime.errors import ProtocolError
 from moe_runtime.group.connection import SMALL_BYTES
 from moe_runtime.host.channel import ANSWER, Extent
+from moe_runtime.host.figures import COLUMNS
 from moe_runtime.host.wire import WORD_BYTES, Words
 from moe_runtime.step import Sampled
 
@@ -24,14 +25,14 @@ class Counters:
 
     expert_rows: NDArray[np.int64]
     """`[ranks, layer of the stage, local expert]`."""
-    times_ns: NDArray[np.int64]
-    """`[ranks, 2]`: in steps and in communication."""
+    figures: NDArray[np.int64]
+    """As host/figures.py has it, `[ranks, columns]`."""
 
     @classmethod
     def none(cls, extent: Extent) -> "Counters":
         """What they have counted at their start."""
         rows = np.zeros((extent.ranks, extent.layers, extent.experts_per_rank), np.int64)
-        return cls(rows, np.zeros((extent.ranks, 2), np.int64))
+        return cls(rows, np.zeros((extent.ranks, COLUMNS), np.int64))
 
     @classmethod
     def from_body(cls, body: bytes, extent: Extent) -> "Counters":
@@ -39,9 +40,9 @@ class Counters:
         zero = cls.none(extent)
         found = _numbers(body, COUNT)
         split = zero.expert_rows.size
-        if len(found) != split + zero.times_ns.size:
-            raise ProtocolError(f"FINISHED has {len(found)} counters, not {split + zero.times_ns.size}")
-        return cls(found[:split].reshape(zero.expert_rows.shape), found[split:].reshape(zero.times_ns.shape))
+        if len(found) != split + zero.figures.size:
+            raise ProtocolError(f"FINISHED has {len(found)} counters, not {split + zero.figures.size}")
+        return cls(found[:split].reshape(zero.expert_rows.shape), found[split:].reshape(zero.figures.shape))
 
 
 def slot_extent(plan: Plan, slot: int) -> Extent:
@@ -58,7 +59,7 @@ def slots_of(plan: Plan, slot: int) -> Slots:
 
 def most_message_bytes(extent: Extent) -> int:
     """Bytes of the largest message about a slot's ranks."""
-    counters = extent.ranks * (extent.layers * extent.experts_per_rank + 2) * COUNT.itemsize
+    counters = extent.ranks * (extent.layers * extent.experts_per_rank + COLUMNS) * COUNT.itemsize
     answers = extent.ep * extent.max_tokens * ANSWER.itemsize
     return max(SMALL_BYTES, (extent.step_words + 1) * WORD_BYTES, counters, answers)
 

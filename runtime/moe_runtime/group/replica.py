@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,6 +29,7 @@ from moe_runtime.group.connection import Kind, Message
 from moe_runtime.group.contents import Counters, read_answers, slot_extent, slots_of, step_body
 from moe_runtime.group.hub import Hub
 from moe_runtime.group.membership import listed
+from moe_runtime.group.pace import Pace
 from moe_runtime.host import figures
 from moe_runtime.host.channel import Extent
 from moe_runtime.host.messages import Device, Report, failure_of
@@ -67,6 +68,8 @@ class Replica:
         self._others = {slot: _Remote(Counters.none(slot_extent(plan, slot))) for slot in range(1, plan.slots)}
         self._shards = [_shards_of(slots_of(plan, slot)) for slot in range(plan.slots)]
         self._answering = [_shards_that_answer(slots_of(plan, slot)) for slot in range(plan.slots)]
+        # Of GPUs the host's clock tells when work was given, not how long it took.
+        self._pace = Pace(plan) if device == "cpu" else None
         self._local = RankHost(plan, checkpoint, device, post=Post(0, self._address))
         self._local.on_loss(self._lost_here)
         hub.serve(self)
@@ -94,6 +97,8 @@ class Replica:
         with self._telling_why():
             self._local.wait_finished()
             self._await(lambda: all(other.through for other in self._others.values()), until)
+            if self._pace:
+                self._pace.begin(step, self._figures())
             for slot, other in self._others.items():
                 answering = len(busy & self._answering[slot])
                 other.answers, other.through = None if answering else [], False
@@ -142,8 +147,19 @@ class Replica:
 
     def stage_times_s(self) -> NDArray[np.float64]:
         """See figures.stage_times_s."""
-        others = [other.counters.times_ns for other in self._others.values()]
-        return figures.stage_times_s(self._plan, np.concatenate([self._local.times_ns(), *others]))
+        return figures.stage_times_s(self._plan, self._figures())
+
+    def memory_bytes(self) -> NDArray[np.int64]:
+        """Memory that each rank takes, `[world]`; 0 where not yet known."""
+        return self._figures()[:, figures.MEMORY_BYTES]
+
+    def paces(self) -> Mapping[int, float]:
+        """See Pace.paces."""
+        return self._pace.paces() if self._pace else {}
+
+    def slow_slots(self) -> Mapping[int, float]:
+        """See Pace.slow."""
+        return self._pace.slow() if self._pace else {}
 
     # What the hub tells, from the agents' threads.
 
@@ -175,6 +191,11 @@ class Replica:
             self._changed.notify_all()
 
     # Inside.
+
+    def _figures(self) -> NDArray[np.int64]:
+        """Of all ranks, `[world, columns]`."""
+        others = [other.counters.figures for other in self._others.values()]
+        return np.concatenate([self._local.figures(), *others])
 
     def _introduce(self, port: int) -> None:
         with self._changed:

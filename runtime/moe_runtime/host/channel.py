@@ -20,6 +20,7 @@ from moe_runtime.comm.futex import LINE, MOST_ARRIVALS, Word
 from moe_runtime.comm.peers import Peers
 from moe_runtime.comm.slots import Slots
 from moe_runtime.frontend.pages import pages_per_shard
+from moe_runtime.host.figures import COLUMNS
 from moe_runtime.host.wire import CHUNK_WORDS, WORD_BYTES, Words, decode_shard, header_words
 from moe_runtime.step import Sampled, ShardBatch
 
@@ -87,7 +88,7 @@ class Channel:
             LINE,
             _PEERS_BYTES,
             extent.members * _LAST_WORDS_BYTES,
-            ranks * 2 * WORD_BYTES,
+            ranks * COLUMNS * WORD_BYTES,
             ranks * extent.layers * extent.experts_per_rank * WORD_BYTES,
             extent.step_words * WORD_BYTES,
             ep * WORD_BYTES,
@@ -102,12 +103,12 @@ class Channel:
         self._step, self._ready, self._answered, self._finished, self._listening, self._introduced = (
             Word(self._memory, LINE * index) for index in range(_WORDS)
         )
-        _, numbers, peers, last_words, times, load, step, counts, answers, logits = starts[: len(sizes)]
+        _, numbers, peers, last_words, figures, load, step, counts, answers, logits = starts[: len(sizes)]
         self._numbers = self._array(numbers, np.int64, 2)
         self._peers = memoryview(self._memory)[peers : peers + _PEERS_BYTES]
         self._last_words = last_words
-        self.times_ns = self._array(times, np.int64, ranks, 2)
-        """Time of each rank in steps, and of that in communication, `[ranks, 2]`."""
+        self.figures = self._array(figures, np.int64, ranks, COLUMNS)
+        """What each rank counts of itself, as host/figures.py has it, `[ranks, COLUMNS]`."""
         self.expert_rows = self._array(load, np.int64, ranks, extent.layers, extent.experts_per_rank)
         """Rows computed by each local expert of each rank with tp 0, `[ranks, layer of the stage, expert]`."""
         self._words = memoryview(self._memory)[step : step + extent.step_words * WORD_BYTES].cast("q")

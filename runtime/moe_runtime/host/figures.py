@@ -1,10 +1,25 @@
-"""What ranks have counted, put together for the whole replica."""
+"""What ranks count of themselves, and that put together for the whole replica.
+
+A rank's figures are four numbers: nanoseconds in steps, in communication, and in its experts, since its start; and the
+bytes of memory that it takes.
+"""
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_plan.layout import Coordinate, Layout
 from moe_plan.plan import Plan
+
+STEP_NS, COMMUNICATION_NS, EXPERTS_NS, MEMORY_BYTES = range(4)
+"""Columns of figures, `[ranks, COLUMNS]`."""
+COLUMNS: Final = 4
+
+
+def own_share_ns(figures: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Time of each rank in steps, less communication and experts, `[ranks]`."""
+    return figures[:, STEP_NS] - figures[:, COMMUNICATION_NS] - figures[:, EXPERTS_NS]
 
 
 def expert_tokens(plan: Plan, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -21,11 +36,11 @@ def expert_tokens(plan: Plan, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return tokens.reshape(len(tokens), -1)
 
 
-def stage_times_s(plan: Plan, times_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+def stage_times_s(plan: Plan, figures: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean over its ranks of the time each stage has spent in steps, and of that in communication, `[pp, 2]`."""
     layout = _layout(plan)
     times = np.zeros((layout.pp, 2))
-    for rank, spent in enumerate(times_ns):
+    for rank, spent in enumerate(figures[:, (STEP_NS, COMMUNICATION_NS)]):
         times[layout.coordinate(rank).pp] += spent
     return times / (layout.ep * layout.tp) / 1e9
 

@@ -1,13 +1,18 @@
-"""A communicator that counts: time spent in communication, and rows that each expert computed."""
+"""A communicator that counts: time in communication, time between dispatch and combine, rows of each expert."""
 
 from collections.abc import Sequence
 from time import perf_counter_ns
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from moe_runtime.comm.base import Communicator, Dispatched
+from moe_runtime.host.figures import COMMUNICATION_NS, EXPERTS_NS, STEP_NS
+
+_TIMES: Final = (STEP_NS, COMMUNICATION_NS, EXPERTS_NS)
+assert _TIMES == (0, 1, 2)
 
 
 class Measured:
@@ -16,26 +21,28 @@ class Measured:
     def __init__(
         self,
         communicator: Communicator,
-        times_ns: NDArray[np.int64],
+        figures: NDArray[np.int64],
         expert_rows: NDArray[np.int64] | None,
         moe_layers: Sequence[int],
     ) -> None:
         """Count into shared arrays.
 
-        `times_ns` is [2]: in steps and in communication; `expert_rows` [layers of the stage, experts], None where not
+        `figures` are the rank's, as host/figures.py has them; `expert_rows` [layers of the stage, experts], None where not
         counted; `moe_layers` are the positions within the stage of the layers that dispatch.
         """
         self._inner = communicator
-        self._times_ns = times_ns
+        self._figures = figures
         self._expert_rows = expert_rows
         self._moe_layers = moe_layers
         self._dispatched = 0
+        self._arrived_ns = 0
         self.spent_ns = 0
+        self.experts_ns = 0
 
     def flush(self, step_ns: int) -> None:
         """Publish what a step took."""
-        self._times_ns += (step_ns, self.spent_ns)
-        self.spent_ns = 0
+        self._figures[: len(_TIMES)] += (step_ns, self.spent_ns, self.experts_ns)
+        self.spent_ns = self.experts_ns = 0
 
     def begin(self, tokens: Sequence[int]) -> None:
         """See Communicator."""
@@ -66,7 +73,8 @@ class Measured:
         """See Communicator."""
         started = perf_counter_ns()
         dispatched = self._inner.dispatch(hidden, experts)
-        self.spent_ns += perf_counter_ns() - started
+        self._arrived_ns = perf_counter_ns()
+        self.spent_ns += self._arrived_ns - started
         if self._expert_rows is not None and len(dispatched.hidden):
             self._expert_rows[self._moe_layers[self._dispatched]] += dispatched.counts
         self._dispatched += 1
@@ -75,6 +83,7 @@ class Measured:
     def combine(self, output: Tensor, dispatched: Dispatched, weights: Tensor) -> Tensor:
         """See Communicator."""
         started = perf_counter_ns()
+        self.experts_ns += started - self._arrived_ns
         x = self._inner.combine(output, dispatched, weights)
         self.spent_ns += perf_counter_ns() - started
         return x

@@ -13,8 +13,13 @@ from moe_runtime.comm.segment import Extent
 from moe_runtime.comm.shared_memory import SharedMemory
 from moe_runtime.errors import RuntimeFailure
 from moe_runtime.executor import Executor
+from moe_runtime.host.figures import MEMORY_BYTES
 from moe_runtime.host.measured import Measured
+from moe_runtime.host.memory import memory_bytes
 from moe_runtime.host.seat import Seat, live, moe_layers_of
+
+WEIGHED_EVERY_NS: Final = 10_000_000_000
+"""Time between two looks at a rank's memory, which on a CPU takes up to milliseconds."""
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +44,17 @@ class _Rank:
         self._answers = self._here.pp == layout.pp - 1 and self._here.tp == 0
         member = seat.slots.ranks.index(rank)
         rows = seat.channel.expert_rows[member] if self._here.tp == 0 else None
-        times_ns, moe_layers = seat.channel.times_ns[member], moe_layers_of(seat, self._here.pp)
-        self._communicator = Measured(_communicator(seat, rank), times_ns, rows, moe_layers)
-        self._executor = Executor(plan, rank, self._communicator, seat.weights, _device(seat, rank))
+        self._figures, moe_layers = seat.channel.figures[member], moe_layers_of(seat, self._here.pp)
+        self._communicator = Measured(_communicator(seat, rank), self._figures, rows, moe_layers)
+        self._device = _device(seat, rank)
+        self._executor = Executor(plan, rank, self._communicator, seat.weights, self._device)
+        self._weighed_ns = 0
 
     def serve(self) -> NoReturn:
         """Compute every step that is posted."""
         channel, shard = self._seat.channel, self._here.ep
-        log.debug("ready")
+        self._weigh()
+        log.debug("ready, with %.0f MB of memory", self._figures[MEMORY_BYTES] / 1e6)
         channel.say_ready()
         posted = 0
         while True:
@@ -58,8 +66,15 @@ class _Rank:
                 if self._seat.keep == "logits" and sampled:
                     channel.show_logits(shard, self._executor.logits.cpu().numpy())
                 channel.answer(shard, sampled)
-            self._communicator.flush(perf_counter_ns() - started)
+            ended = perf_counter_ns()
+            self._communicator.flush(ended - started)
+            if ended > self._weighed_ns + WEIGHED_EVERY_NS:
+                self._weighed_ns = ended
+                self._weigh()
             channel.finish()
+
+    def _weigh(self) -> None:
+        self._figures[MEMORY_BYTES] = memory_bytes(self._device)
 
 
 def _communicator(seat: Seat, rank: int) -> Communicator:

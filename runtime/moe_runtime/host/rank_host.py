@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -127,9 +127,9 @@ class RankHost:
         """Rows that each rank's experts have computed so far, `[ranks, layer of the stage, local expert]`."""
         return self._channel.expert_rows
 
-    def times_ns(self) -> NDArray[np.int64]:
-        """Time of each rank in steps, and of that in communication, `[ranks, 2]`."""
-        return self._channel.times_ns
+    def figures(self) -> NDArray[np.int64]:
+        """What each rank counts of itself, as host/figures.py has it, `[ranks, columns]`."""
+        return self._channel.figures
 
     def expert_tokens(self) -> NDArray[np.int64]:
         """See figures.expert_tokens; where all ranks are here."""
@@ -137,7 +137,19 @@ class RankHost:
 
     def stage_times_s(self) -> NDArray[np.float64]:
         """See figures.stage_times_s; where all ranks are here."""
-        return figures.stage_times_s(self.plan, self._channel.times_ns)
+        return figures.stage_times_s(self.plan, self._channel.figures)
+
+    def memory_bytes(self) -> NDArray[np.int64]:
+        """Memory that each rank takes, `[ranks]`; 0 where not yet known."""
+        return self._channel.figures[:, figures.MEMORY_BYTES]
+
+    def paces(self) -> Mapping[int, float]:
+        """None: ranks of one machine have nobody to be slower than."""
+        return {}
+
+    def slow_slots(self) -> Mapping[int, float]:
+        """None, likewise."""
+        return {}
 
     def missing_slots(self) -> Sequence[int]:
         """None: all ranks are here."""
