@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Where containers set it, each of the hundreds of processes that follow would compile PyTorch and all else anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-fast test-soak e2e bench bench-operator bench-planner fit image-operator image-runtime \
 	lint format crds chart lock clean

@@ -1,22 +1,16 @@
-"""What all tests share: the project's own command, run as a user runs it."""
+"""What all tests share: the project's own command, and texts to compare with."""
 
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import moe_command
 import pytest
+from goldens import Golden
 from hypothesis import settings
-
-ROOT = Path(__file__).parent.parent
-COMMAND_DEADLINE_S = 120
+from moe_command import Moe
 
 # A loaded machine is no failure: speed is measured by `make bench`, never asserted.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
-
-Moe = Callable[..., subprocess.CompletedProcess[str]]
-Golden = Callable[[Path, str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,12 +31,11 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture
 def moe() -> Moe:
-    """Runs `moe ARGUMENTS…` in the checkout, with text on standard input, as its own process."""
+    """Calls `moe ARGUMENTS…` in this process."""
+    return moe_command.call
 
-    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [Path(sys.executable).with_name("moe"), *map(str, arguments)]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=COMMAND_DEADLINE_S
-        )
 
-    return run
+@pytest.fixture
+def moe_process() -> Moe:
+    """Runs `moe ARGUMENTS…` as its own process."""
+    return moe_command.run

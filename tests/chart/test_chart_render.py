@@ -1,5 +1,4 @@
 import json
-import subprocess
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,13 @@ import pytest
 import typer
 import yaml
 from helm_chart import CHART, Helm, Object, Render, one
+from moe_command import Moe
 
 from moe_operator.cli import app
 from moe_operator.crd.definition import custom_resource_definition
 from moe_operator.resources import cluster_role, own_role
 
 Golden = Callable[[Path, str], None]
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 HERE = Path(__file__).parent
 CASES = sorted((HERE / "values").glob("*.yaml"))
 ELSEWHERE = {"CustomResourceDefinition": "spec", "PrometheusRule": "spec", "ConfigMap": "data", "Role": "rules"}

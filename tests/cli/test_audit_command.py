@@ -1,10 +1,7 @@
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-Moe = Callable[..., subprocess.CompletedProcess[str]]
+from moe_command import Moe
 
 ROOT = Path(__file__).parents[2]
 STRATEGIES = ROOT / "examples" / "strategies"

@@ -2,13 +2,10 @@
 
 import copy
 import json
-import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-Moe = Callable[..., subprocess.CompletedProcess[str]]
+from moe_command import Moe
 
 MANIFEST: dict[str, Any] = {
     "apiVersion": "moe-operator.dev/v1alpha1",
@@ -80,8 +77,8 @@ def test_the_json_has_the_documented_fields(moe: Moe) -> None:
     ]
 
 
-def test_the_same_manifest_gives_the_same_bytes(moe: Moe) -> None:
-    first, second = (moe("search", "-f", "-", "-o", "json", stdin=changed()).stdout for _ in range(2))
+def test_the_same_manifest_gives_the_same_bytes_in_every_process(moe_process: Moe) -> None:
+    first, second = (moe_process("search", "-f", "-", "-o", "json", stdin=changed()).stdout for _ in range(2))
     assert first == second
 
 

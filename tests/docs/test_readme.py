@@ -1,11 +1,8 @@
 import re
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-Moe = Callable[..., subprocess.CompletedProcess[str]]
+from moe_command import Moe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

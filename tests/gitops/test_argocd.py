@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from goldens import Golden
 from simulated import Cluster, manifest
 
 from moe_operator.reconcile.model import Endpoint
@@ -16,7 +17,6 @@ ARGOCD = Path(__file__).parents[2] / "examples" / "gitops" / "argocd"
 RECORDED = Path(__file__).parent / "recorded"
 
 Object = dict[str, Any]
-Golden = Callable[[Path, str], None]
 
 
 def untouched() -> Object:

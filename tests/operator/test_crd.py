@@ -1,16 +1,15 @@
 import copy
 import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from control_plane import ControlPlane
+from moe_command import Moe
 
 ROOT = Path(__file__).parents[2]
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 CRD = ROOT / "crds" / "moe-operator.dev_moedeployments.yaml"
 MANIFESTS = [*sorted((ROOT / "examples").glob("*.yaml")), ROOT / "examples" / "quickstart" / "moedeployment.yaml"]
 """Those of GitOps are for other tools too, and applied by their own tests."""

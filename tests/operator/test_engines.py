@@ -1,13 +1,14 @@
 """Other engines behind the same resource: the commands they are given, and the layouts that they are not."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from control_plane import ControlPlane
+from goldens import Golden
 from hypothesis import given
 from hypothesis import strategies as st
 from simulated import Cluster, manifest
@@ -32,7 +33,6 @@ EXAMPLES = ("seed-s1", "seed-s2", "seed-s3", "seed-s4", "deepseek-v3", "mixtral-
 OTHERS = ("sglang", "tensorrt-llm", "vllm")
 
 Object = dict[str, Any]
-Golden = Callable[[Path, str], None]
 
 
 def deployment(name: str, **spec: Any) -> Object:

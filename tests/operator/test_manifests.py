@@ -1,12 +1,13 @@
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from control_plane import ControlPlane
+from goldens import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,6 @@ DRY_RUN = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-
 EVERYTHING = frozenset({"kueue.x-k8s.io", "scheduling.volcano.sh", "scheduling.k8s.io/v1alpha2"})
 
 Object = dict[str, Any]
-Golden = Callable[[Path, str], None]
 
 
 def deployment(**spec: Any) -> Object:

@@ -1,10 +1,10 @@
 import asyncio
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from moe_command import Moe
 
 from moe_operator.api import UnavailableError
 from moe_operator.engines.engine import engine, use_images
@@ -12,8 +12,6 @@ from moe_operator.manifests import pods
 from moe_operator.ownership import owned, owners
 from moe_plan.manifest import parse_deployment
 from moe_plan.planner import make_plan
-
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from moe_command import Moe
 from typer.testing import CliRunner
 
 from moe_operator.cli import app
@@ -17,7 +18,6 @@ from moe_operator.report.files import others_files
 ROOT = Path(__file__).parents[2]
 FILES = ["implementation_guide.md", "report.html", "strategy.json", "verification.json", "verify.py"]
 
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 Verify = Callable[..., subprocess.CompletedProcess[str]]
 
 

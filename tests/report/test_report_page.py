@@ -2,20 +2,19 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from moe_command import Moe
 
 from moe_operator.report.rendering import escaped, in_code
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = "examples/strategies/S4-ep8-tp4-pp4.md"
 
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
