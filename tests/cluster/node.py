@@ -68,7 +68,17 @@ def missing() -> str:
     packages = {package for program, package in PROGRAMS.items() if shutil.which(program) is None}
     if not (CNI / "ptp").exists():
         packages.add("containernetworking-plugins")
-    return f"apt-get install --no-install-recommends {' '.join(sorted(packages))}" if packages else ""
+    if packages:
+        return f"apt-get install --no-install-recommends {' '.join(sorted(packages))}"
+    return _forbidden()
+
+
+def _forbidden() -> str:
+    """What this machine does not let root do; empty where it lets it."""
+    new = ["unshare", "--pid", "--mount", "--net", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/run"]
+    if subprocess.run(new, capture_output=True, check=False).returncode:
+        return "root may not make namespaces and mounts here"
+    return "" if os.access("/sys/fs/cgroup", os.W_OK) else "root may not make cgroups here"
 
 
 def containerd_root() -> Path:

@@ -26,6 +26,12 @@ def bring_in(node: Node, images: Sequence[str]) -> None:
                 raise RuntimeError(f"containerd does not take {image}; see {node.folder}/containerd.log")
 
 
+def image_size(node: Node, image: str) -> str:
+    """What an image takes, its layers unpacked, as containerd says it."""
+    (found,) = (line.split() for line in node.ctr("images", "list").splitlines() if line.startswith(f"{image} "))
+    return " ".join(found[3:5])
+
+
 def _sandbox() -> str:
     """The image of the process that holds a pod's namespaces, made where buildah has none."""
     if subprocess.run(["buildah", "inspect", "--type=image", SANDBOX], capture_output=True, check=False).returncode:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from helm_chart import CHART, NAMESPACE, Helm
 from node import Node
 
 IMAGES = {"operator": "localhost/moe-operator:e2e", "runtime": "localhost/moe-runtime:e2e"}
 """Tags of their own, so that a test run does not take those of a person's builds."""
 NEXT = "localhost/moe-runtime:e2e-next"
 """The same image under another tag, to roll out."""
+RELEASE = "moe-operator"
 Figures = dict[str, str]
 """What was measured, and how much it was."""
 REQUEST_DEADLINE_S = 300
@@ -129,6 +131,23 @@ class Deployed:
     @property
     def _here(self) -> str:
         return f"--namespace={self.namespace}"
+
+
+def install(helm: Helm, terminal: Terminal, *more: str) -> None:
+    """`helm install` of the chart, with more values where given, until the operator is ready."""
+    done = helm(
+        *("install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=240s"),
+        *("--set", "image.registry=localhost", "--set", "image.tag=e2e", "--set", "image.pullPolicy=Never"),
+        *("--set", f"runtime.images.moe={IMAGES['runtime']}", f"--kubeconfig={terminal.node.plane.kubeconfig}", *more),
+    )
+    assert done.returncode == 0, done.stderr + terminal.kubectl("describe", "pods", f"--namespace={NAMESPACE}")
+
+
+def uninstall(helm: Helm, terminal: Terminal) -> None:
+    """`helm uninstall`, until its pods are gone."""
+    kubeconfig = f"--kubeconfig={terminal.node.plane.kubeconfig}"
+    done = helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", kubeconfig)
+    assert done.returncode == 0, done.stderr
 
 
 def question(prompt: str | Sequence[int], tokens: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import real_cluster
 from helm_chart import Helm, helm_at
 from images import ROOT, build
 from node import Node
+from node_images import image_size
 from terminal import IMAGES, Figures, Terminal
 
 measured = Figures()
@@ -47,6 +48,8 @@ def cluster(figures: Figures) -> Iterator[Node]:
     began = time.monotonic()
     with real_cluster.real_cluster(tuple(IMAGES.values())) as node:
         figures["cluster started, images on the node"] = f"{time.monotonic() - began:.0f} s"
+        for image, tag in IMAGES.items():
+            figures[f"{image}'s image, unpacked with its base"] = image_size(node, tag)
         yield node
 
 

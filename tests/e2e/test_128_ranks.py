@@ -11,25 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from helm_chart import CHART, NAMESPACE, Helm
-from images import ROOT
-from node import Node
+from helm_chart import NAMESPACE, Helm
+from hub_and_s3 import REPOSITORY, Place, serving
+from narrowed import MODEL, narrowed
+from node import HOST, Node
 from operator_process import eventually
-from terminal import IMAGES, NEXT, Deployed, Figures, Terminal, question
+from terminal import IMAGES, NEXT, RELEASE, Deployed, Figures, Terminal, install, question, uninstall
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from moe_plan.manifest import parse_deployment
-from moe_plan.narrow import rehearse_checkpoint
-from moe_plan.planner import make_plan
-
-MODEL = ROOT / "examples" / "quickstart" / "model"
 SENTENCE = "It is a truth universally acknowledged, that a single man"
 GOES_ON = " in possession of a good fortune"
 PROMPTS = [[1, 2, 3, 4, 5], [200, 100, 50], list(range(7, 60))]
 TOKENS = 6
 STREAMED = 40
-RELEASE = "moe-operator"
 
 
 @pytest.fixture(scope="module")
@@ -52,40 +46,33 @@ def greedy(reference: PreTrainedModel, prompt: Sequence[int], tokens: int) -> li
     return found
 
 
-def narrowed(checkpoint: Path, **parallelism: int) -> dict[str, Any]:
-    """Seed S1's manifest on CPU ranks that each count as a GPU, with the widths and weights of a checkpoint."""
-    manifest = yaml.safe_load((ROOT / "examples" / "seed-s1.yaml").read_text())
-    manifest["spec"]["parallelism"] |= parallelism
-    seed = parse_deployment(manifest)
-    config = json.loads((checkpoint / "config.json").read_text())
-    rehearsal = rehearse_checkpoint(seed, make_plan(seed), config)
-    found: dict[str, Any] = rehearsal.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    found["spec"]["model"]["source"] = f"file://{checkpoint}"
-    found["spec"]["hardware"]["resourceName"] = "nvidia.com/gpu"
-    return found | {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
-
-
 @pytest.fixture(scope="module")
 def s1(terminal: Terminal, checkpoint: Path) -> Deployed:
     return Deployed(terminal, narrowed(checkpoint))
 
 
 @pytest.fixture(scope="module")
-def small(terminal: Terminal, checkpoint: Path) -> Deployed:
-    """The same model on 16 ranks in 2 pods."""
-    manifest = narrowed(checkpoint, ep=8)
+def hub(cluster: Node) -> Iterator[Place]:
+    """A Hugging Face Hub with the model, where the cluster's pods reach it."""
+    assert cluster.processes()
+    files = {file.name: file.read_bytes() for file in MODEL.iterdir()}
+    with serving(Place(files, large=frozenset({"model.safetensors"})), (HOST, HOST)) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def small(terminal: Terminal, hub: Place) -> Deployed:
+    """The same model on 16 ranks in 2 pods, which fetch it."""
+    manifest = narrowed(MODEL, ep=8)
     manifest["metadata"]["name"] = "small"
+    manifest["spec"]["model"]["source"] = f"hf://{REPOSITORY}"
+    manifest["spec"]["runtime"] = {"env": [{"name": "HF_ENDPOINT", "value": hub.url}]}
     return Deployed(terminal, manifest)
 
 
 def test_helm_installs_an_operator_that_leads(terminal: Terminal, helm: Helm, figures: Figures) -> None:
     began = time.monotonic()
-    done = helm(
-        *("install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=240s"),
-        *("--set", "image.registry=localhost", "--set", "image.tag=e2e", "--set", "image.pullPolicy=Never"),
-        *("--set", f"runtime.images.moe={IMAGES['runtime']}", f"--kubeconfig={terminal.node.plane.kubeconfig}"),
-    )
-    assert done.returncode == 0, done.stderr + terminal.kubectl("describe", "pods", f"--namespace={NAMESPACE}")
+    install(helm, terminal)
     figures["helm install until both operator pods are ready"] = f"{time.monotonic() - began:.1f} s"
     leader = ("get", "lease", RELEASE, f"--namespace={NAMESPACE}", "-o", "jsonpath={.spec.holderIdentity}")
     eventually(lambda: terminal.run(*leader).stdout, "one leads")
@@ -228,11 +215,14 @@ def assert_nothing_runs(cluster: Node, terminal: Terminal) -> None:
     assert len([line for line in cluster.processes() if line.startswith("/opt/moe/")]) == others
 
 
-def test_scaled_to_zero_and_back(small: Deployed, reference: PreTrainedModel, cluster: Node, figures: Figures) -> None:
+def test_weights_are_fetched_by_each_pod_and_scaled_to_zero_and_back(
+    small: Deployed, hub: Place, reference: PreTrainedModel, cluster: Node, figures: Figures
+) -> None:
     began = time.monotonic()
     small.apply()
     small.wait()
     figures["2 pods of 8 ranks: kubectl apply until Ready"] = f"{time.monotonic() - began:.0f} s"
+    assert len(hub.sent("model.safetensors")) == len(small.pods()) == 2
     small.terminal.kubectl("scale", "moed", small.name, "--replicas=0")
     eventually(lambda: not small.pods(), "no pod is left", 120)
     assert_nothing_runs(cluster, small.terminal)
@@ -273,10 +263,7 @@ def images_of(deployed: Deployed) -> set[str]:
 def test_uninstalling_leaves_nothing_but_the_custom_resource(terminal: Terminal, helm: Helm, cluster: Node) -> None:
     terminal.kubectl("delete", "moed", "--all", "--wait=false")
     eventually(lambda: terminal.there("default") == OF_THE_CLUSTER, "all objects are gone", 120, every_s=0.5)
-    done = helm(
-        "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", f"--kubeconfig={terminal.node.plane.kubeconfig}"
-    )
-    assert done.returncode == 0, done.stderr
+    uninstall(helm, terminal)
     eventually(lambda: terminal.there(NAMESPACE) == set(), "the namespace is empty", 60)
     kinds = "clusterroles,clusterrolebindings,validatingwebhookconfigurations,customresourcedefinitions"
     left = [name for name in terminal.kubectl("get", kinds, "-o", "name").split() if "moe" in name]

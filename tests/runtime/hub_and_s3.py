@@ -8,7 +8,7 @@ import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,9 +54,9 @@ class Place:
 
 
 @contextmanager
-def serving(place: Place) -> Iterator[Place]:
-    """The server, at two addresses of different hosts."""
-    servers = [ThreadingHTTPServer((host, 0), _handler(place)) for host in ("127.0.0.1", "127.0.0.2")]
+def serving(place: Place, hosts: Sequence[str] = ("127.0.0.1", "127.0.0.2")) -> Iterator[Place]:
+    """The server, at two addresses: that of the hub and S3, and that of large files."""
+    servers = [ThreadingHTTPServer((host, 0), _handler(place)) for host in hosts]
     threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
     place.url, place.other_url = (f"http://{server.server_address[0]}:{server.server_port}" for server in servers)
     for thread in threads:
