@@ -82,6 +82,16 @@ class KernelCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolConstants:
+    """Prefill and decode on pools of their own."""
+
+    transfer_bandwidth: float
+    """Share of the cluster's link that the transfer of a KV cache reaches."""
+    prefill_utilisation: float
+    """Share of the time that a prefill pool computes, at most."""
+
+
+@dataclass(frozen=True, slots=True)
 class Constants:
     """See the data files for meaning and source of each."""
 
@@ -89,6 +99,7 @@ class Constants:
     routing: Routing
     collectives: Collectives
     kernel_counts: KernelCounts
+    pools: PoolConstants
     requests_per_client: int
     arrival_skew: float
     hidden_copies: int
@@ -130,6 +141,7 @@ def make_constants(table: Mapping[str, Any], fitted: Mapping[str, Any]) -> Const
             link_efficiency=table["link_efficiency"], **fitted["all_reduce"], **fitted["all_to_all"]
         ),
         kernel_counts=KernelCounts(**table["overhead"]),
+        pools=PoolConstants(**table["pools"]),
         **table["benchmark"],
         **table["buffers"],
         **table["training"],

@@ -28,8 +28,8 @@ def compare(
     targets, with what comes nearest, what binds, and what would do.
     """
     subject = _changed(resolve(deployment, config), replicas=max(1, deployment.spec.replicas))
-    _refuse_kept(subject, keep)
-    most = gpus or _gpus(subject)
+    refuse_kept(subject, keep)
+    most = gpus or gpus_of(subject)
     found = search(subject, space(subject, most, keep))
     candidate, best = _best(subject, found, most, keep)
     swept, met, loaded = found.workload, found.fewest, any_load(found)
@@ -39,7 +39,7 @@ def compare(
         model=subject.shape.name,
         hardware=subject.hardware.name,
         engine=subject.spec.runtime.engine,
-        workload=_target(subject),
+        workload=target_of(subject),
         max_gpus=most,
         kept=tuple(keep),
         counts=Counts(layouts=len(found.rows), loads=len(swept) + len(loaded)),
@@ -134,7 +134,8 @@ def describe(found: Found) -> str:
     return f"ep {found.ep}, tp {found.tp}, pp {found.pp}{copies}{replicas} ({gpus})"
 
 
-def _target(subject: Subject) -> Target:
+def target_of(subject: Subject) -> Target:
+    """The workload as a result tells it."""
     workload = subject.spec.workload
     return Target(
         input_tokens=workload.input_tokens,
@@ -145,7 +146,7 @@ def _target(subject: Subject) -> Target:
     )
 
 
-def _gpus(subject: Subject) -> int:
+def gpus_of(subject: Subject) -> int:
     """GPUs that the manifest asks for: its gpus, or its degrees; all that are looked at where targets decide."""
     parallelism, workload, replicas = subject.spec.parallelism, subject.spec.workload, max(1, subject.spec.replicas)
     if parallelism.gpus is not None:
@@ -166,7 +167,7 @@ def _gpus(subject: Subject) -> int:
     )
 
 
-def _refuse_kept(subject: Subject, keep: Sequence[Field]) -> None:
+def refuse_kept(subject: Subject, keep: Sequence[Field]) -> None:
     """Raise ManifestError with what is wrong whatever the free fields become."""
     parallelism, kept = subject.spec.parallelism, set(keep)
     found = list(request_rules(subject))

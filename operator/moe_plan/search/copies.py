@@ -156,6 +156,11 @@ def _keys(loads: Loads, row: Ints, ep: Ints) -> Ints:
     return np.asarray((((row << 14 | micro_batches) << 11) | np.minimum(loads.replicas, 2**11 - 1)) << 7 | power)
 
 
+def near_balance(subject: Subject, layouts: Layouts) -> tuple[Ints, Ints]:
+    """Rows and the least physical experts a rank beyond theirs that come near to the best balance, where that pays."""
+    return _more(subject, layouts, np.arange(len(layouts)))[0]
+
+
 def _more(subject: Subject, layouts: Layouts, rows: Ints) -> list[tuple[Ints, Ints]]:
     """Rows and physical experts a rank beyond theirs, those of no use left out: first one near the best, then the rest."""
     ep = layouts.ep[rows]

@@ -65,7 +65,7 @@ class Times:
 
 def predict_columns(subject: Subject, rows: Rows, loads: Loads) -> Times:
     """What `cost.predict` says of each load."""
-    setting = _setting(subject)
+    setting = make_setting_of(subject)
     parts = [_part(subject, setting, rows, loads.take(slice(i, i + CHUNK))) for i in range(0, len(loads), CHUNK)]
     columns = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0))
     return Times(columns[0], columns[1], columns[2], columns[3].astype(np.int64))
@@ -87,7 +87,7 @@ def at_any_load(subject: Subject, space: Space, rows: Rows) -> Loads:
     fresh[:, 1:] = batches[:, 1:] > batches[:, :-1]
     row, rung = np.nonzero(fresh & (batches > 0))
     concurrency = batches[row, rung] * rows.layouts.ep[row]
-    return _micro_batched(subject, space, rows, Loads(row, np.ones_like(row), row, concurrency))
+    return micro_batched(subject, space, rows, Loads(row, np.ones_like(row), row, concurrency))
 
 
 def at_workload(subject: Subject, space: Space, rows: Rows) -> Loads:
@@ -109,10 +109,10 @@ def at_workload(subject: Subject, space: Space, rows: Rows) -> Loads:
     useful = full | (share != before) | (replicas == 1) | (space.replicas is not None)
     row, replicas = row[useful], replicas[useful]
     concurrency = np.full(len(row), workload.concurrency)
-    return _micro_batched(subject, space, rows, Loads(row, replicas, row, concurrency))
+    return micro_batched(subject, space, rows, Loads(row, replicas, row, concurrency))
 
 
-def _micro_batched(subject: Subject, space: Space, rows: Rows, loads: Loads) -> Loads:
+def micro_batched(subject: Subject, space: Space, rows: Rows, loads: Loads) -> Loads:
     """Each load with each number of micro-batches that `auto` may take."""
     found = []
     pp = rows.layouts.pp[loads.row]
@@ -146,7 +146,7 @@ def _joined(loads: list[Loads]) -> Loads:
     )
 
 
-def _setting(subject: Subject) -> Setting:
+def make_setting_of(subject: Subject) -> Setting:
     """As `cost.predict` makes it; bytes of a cached element are the compute format's where no layer's cache grows."""
     grows = any(growing_bytes(kind.attention, 1, 1) for kind in layer_kinds(subject.shape))
     cached = ELEMENT_BYTES[subject.kv_cache_dtype if grows else subject.shape.formats.compute]
@@ -156,9 +156,16 @@ def _setting(subject: Subject) -> Setting:
 
 def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Floats:
     """The figures of `Times` of a chunk, `[4, candidates]`."""
+    found = forecast(setting, make_cases(subject, rows, loads))
+    columns = (found.ttft.total, found.tpot.total, found.tokens_per_s, found.batch)
+    return np.stack([np.broadcast_to(column, len(loads)) for column in columns])
+
+
+def make_cases(subject: Subject, rows: Rows, loads: Loads) -> Case:
+    """Rows under loads as one case of columns, `[loads]` each."""
     workload, here = subject.spec.workload, rows.take(loads.row)
     layouts, tp = here.layouts, shared(here.layouts.tp)
-    case = Case(
+    return Case(
         tp=tp,
         pp=shared(layouts.pp),
         shards=layouts.ep,
@@ -181,9 +188,6 @@ def _part(subject: Subject, setting: Setting, rows: Rows, loads: Loads) -> Float
         output_tokens=workload.output_tokens,
         kv_requests=here.kv_requests,
     )
-    found = forecast(setting, case)
-    columns = (found.ttft.total, found.tpot.total, found.tokens_per_s, found.batch)
-    return np.stack([np.broadcast_to(column, len(loads)) for column in columns])
 
 
 def _classes(stages: StageColumns) -> list[StageClass]:
