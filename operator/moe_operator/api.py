@@ -5,6 +5,7 @@ It does not repeat calls: whoever asked does, from what is known then. Only a re
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -22,7 +23,10 @@ PAGE = 500
 CONNECTIONS = 16
 KEEP_ALIVE_S = 60.0
 AGAIN_AFTER_401_S = 0.5
+AGAIN_AFTER_403_S = 5.0
 WATCH_PACE_S = 0.5
+log = logging.getLogger(__name__)
+
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
 _OWN = {"fieldManager": MANAGER, "force": "true"}
 _SHOWN = 512
@@ -80,13 +84,13 @@ class Api:
         """What is there under the kind and name of an object; None where there is nothing."""
         return await self.get(obj["apiVersion"], obj["kind"], namespace(obj), name(obj))
 
-    async def list(self, row: Resource) -> tuple[list[Object], int]:
-        """All objects that are watched of a resource, and the cluster's version that they are of."""
+    async def list(self, row: Resource, namespace: str | None = None) -> tuple[list[Object], int]:
+        """All objects that are watched of a resource, or those in a namespace, and the version that they are of."""
         items: list[Object] = []
         parameters = {"limit": str(PAGE), **({"labelSelector": row.selector} if row.selector else {})}
         async with asyncio.timeout(LIST_DEADLINE_S):
             while True:
-                page = await self._call("GET", row.path(), parameters=parameters)
+                page = await self._call("GET", row.path(namespace), parameters=parameters)
                 items += ({"apiVersion": row.api_version, "kind": row.kind, **item} for item in page["items"])
                 following = page["metadata"].get("continue")
                 if not following:
@@ -208,6 +212,7 @@ def session(access: Access, connections: int, listed: Callable[[], None] | None 
     """HTTP as the operator's identity, over at most so many connections (0: any number), for calls and for watches.
 
     A refused token is read anew and tried once more; watches of one path keep a distance. `listed` is told of lists.
+    A watch that one of several namespaces refuses is asked for again and again, since the others must not end with it.
     """
     pace = _Pace()
 
@@ -216,6 +221,11 @@ def session(access: Access, connections: int, listed: Callable[[], None] | None 
             await pace.wait(request.url.path)
         request.headers.update(access.authorization())
         answer = await handler(request)
+        while answer.status == 403 and listed is not None and "/namespaces/" in request.url.path:
+            log.warning("%s is refused; is the operator's Role in that namespace?", request.url.path)
+            answer.release()
+            await asyncio.sleep(AGAIN_AFTER_403_S)
+            answer = await handler(request)
         if listed is not None and "limit" in request.url.query:
             listed()
         if answer.status != 401:

@@ -116,11 +116,12 @@ class Store:
         self._set(key, before, None)
         return Change(before, None)
 
-    def replace(self, objects: Iterable[Object], version: int) -> list[Change]:
-        """Take note of all there is at a version of the cluster: what is missing and not newer is gone."""
+    def replace(self, objects: Iterable[Object], version: int, namespace: str | None = None) -> list[Change]:
+        """Take note of all there is, or is in a namespace, at a version: what is missing and not newer is gone."""
         listed = {key_of(obj): obj for obj in objects}
         changes = [self.put(obj) for obj in listed.values()]
-        gone = [key for key, obj in self._objects.items() if key not in listed and version_of(obj) <= version]
+        within = ((key, obj) for key, obj in self._objects.items() if namespace in (None, key.namespace))
+        gone = [key for key, obj in within if key not in listed and version_of(obj) <= version]
         changes += [self.remove(key, version) for key in gone]
         return [change for change in changes if change is not None]
 
@@ -144,18 +145,19 @@ class Store:
 
 
 class Cache:
-    """Stores of all resources that are watched."""
+    """Stores of all resources that are watched, in some namespaces or in all."""
 
-    def __init__(self, rows: Iterable[Resource]) -> None:
+    def __init__(self, rows: Iterable[Resource], namespaces: tuple[str, ...] = ()) -> None:
         self._stores = {row: Store() for row in rows}
+        self._namespaces = namespaces
         self.deployments = self._stores[resource("MoEDeployment")]
         self.nodes = self._stores[resource("Node")]
         self.pods = self._stores[resource("Pod")]
 
     @property
-    def rows(self) -> tuple[Resource, ...]:
-        """What is watched."""
-        return tuple(self._stores)
+    def collections(self) -> tuple[tuple[Resource, str | None], ...]:
+        """What is watched, and in which namespace; None: in the whole cluster."""
+        return tuple((row, where) for row in self._stores for where in row.collections(self._namespaces))
 
     def __getitem__(self, row: Resource) -> Store:
         return self._stores[row]

@@ -133,18 +133,22 @@ class Controller:
     async def relist(self) -> None:
         """Read everything that is watched, and look at every deployment: what watches missed is seen now."""
         self._relist.clear()
-        for row in self.cache.rows:
-            for change in self.cache[row].replace(*await self._list(row)):
+        for row, namespace in self.cache.collections:
+            listed = await self._list(row, namespace)
+            for change in () if listed is None else self.cache[row].replace(*listed, namespace):
                 self._changed(row.kind, change)
         for key in list(self.cache.deployments.names()):
             self.enqueue(key)
 
-    async def _list(self, row: Resource) -> tuple[list[Object], int]:
+    async def _list(self, row: Resource, namespace: str | None) -> tuple[list[Object], int] | None:
+        """What is there; None where a namespace of several refuses, since the others must not wait for it."""
         while True:
             try:
-                return await self.api.list(row)
+                return await self.api.list(row, namespace)
             except (ApiError, TimeoutError) as error:
                 log.warning("%s cannot be listed: %s", row.plural, error or "no answer in time")
+                if namespace is not None and isinstance(error, RefusedError):
+                    return None
                 await asyncio.sleep(max(LIST_AGAIN_S, getattr(error, "retry_after_s", 0.0)))
 
     async def _resync(self) -> None:

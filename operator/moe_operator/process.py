@@ -22,7 +22,7 @@ from moe_operator.ownership import owners
 from moe_operator.probe import HttpAsk, Prober
 from moe_operator.reconcile.decide import decide
 from moe_operator.reconcile.warm_up import warm_up
-from moe_operator.resources import resource, watched
+from moe_operator.resources import Resource, resource, watched
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class Settings:
     lease_name: str
     owner: str | None
     """ClusterRole with which the lease and what the webhook needs go."""
+    namespaces: tuple[str, ...]
+    """Whose deployments are run; those of all when empty."""
     health_port: int | None
     """Of /healthz, /readyz and /metrics; none when None."""
     watch_silence_s: float
@@ -64,7 +66,7 @@ async def run(access: Access, settings: Settings) -> None:
             return
         await asyncio.to_thread(warm_up)
         ask = HttpAsk()
-        cache = Cache(watched(served))
+        cache = Cache(watched(served), settings.namespaces)
         owning = await owners(api, settings.owner)
         leader = Leader(lease_api, settings.lease_namespace, settings.lease_name, settings.identity, owning)
         controller = Controller(api, cache, decide, served, settings.identity, leader.leads)
@@ -134,20 +136,39 @@ async def _sleep(stop: asyncio.Event, seconds: float) -> None:
 async def _watch(
     access: Access, settings: Settings, controller: Controller, stop: asyncio.Event, started: asyncio.Event
 ) -> None:
-    rows = controller.cache.rows
-    watching = kopf.operator(
+    collections = controller.cache.collections
+    everywhere = tuple(row for row, namespace in collections if namespace is None)
+    within = tuple(dict.fromkeys(row for row, namespace in collections if namespace is not None))
+    parts = [part for part in ((everywhere, ()), (within, settings.namespaces)) if part[0]]
+    ready = [asyncio.Event() for _ in parts]
+    async with asyncio.TaskGroup() as group:
+        for (rows, namespaces), flag in zip(parts, ready, strict=True):
+            group.create_task(_watching(access, settings, controller, rows, namespaces, flag))
+        for flag in ready:
+            await flag.wait()
+        started.set()
+        _stop_on_signals(stop)  # kopf has put its own handlers in place, which would stop nothing but kopf
+
+
+async def _watching(
+    access: Access,
+    settings: Settings,
+    controller: Controller,
+    rows: tuple[Resource, ...],
+    namespaces: tuple[str, ...],
+    ready: asyncio.Event,
+) -> None:
+    """kopf's watches of resources in namespaces, or in the whole cluster: an instance of it knows only one of both."""
+    await kopf.operator(
         registry=handlers.registry(rows, controller.observe, controller.watch_listed, access),
         settings=handlers.settings(rows, settings.watch_silence_s),
         # given, since kopf would ask for the user's name, and a user of a container has none
         identity=settings.identity,  # type: ignore[arg-type]  # kopf does not export the type
-        clusterwide=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
         standalone=True,
-        ready_flag=started,
+        ready_flag=ready,
     )
-    async with asyncio.TaskGroup() as group:
-        group.create_task(watching)
-        await started.wait()
-        _stop_on_signals(stop)  # kopf has put its own handlers in place, which would stop nothing but kopf
 
 
 async def _outdated(api: Api, served: frozenset[str]) -> None:

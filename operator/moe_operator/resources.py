@@ -3,7 +3,7 @@
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -27,6 +27,8 @@ class Resource:
     namespaced: bool = True
     watch: Literal["all", "managed"] | None = None
     scope: Literal["cluster", "own"] = "cluster"
+    wide_verbs: tuple[str, ...] = ()
+    """What is done in the whole cluster even where only some namespaces are watched."""
     optional: bool = False
     """Whether clusters without it are served too."""
 
@@ -44,6 +46,10 @@ class Resource:
     def selector(self) -> str:
         """Label selector of what is watched."""
         return MANAGED if self.watch == "managed" else ""
+
+    def collections(self, namespaces: tuple[str, ...]) -> tuple[str | None, ...]:
+        """Where it is watched by an operator of some namespaces, or of all if there are none; None: everywhere."""
+        return namespaces if namespaces and self.namespaced and not self.wide_verbs else (None,)
 
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
         """Path of the collection or of one object."""
@@ -85,6 +91,19 @@ def cluster_role(name: str) -> dict[str, Any]:
     return _role("ClusterRole", {"name": name}, (row for row in resources() if row.scope == "cluster"))
 
 
+def wide_role(name: str) -> dict[str, Any]:
+    """What an operator of some namespaces may do in the whole cluster: what has no namespace, and `wide_verbs`."""
+    rows = (row for row in resources() if row.scope == "cluster" and (row.wide_verbs or not row.namespaced))
+    return _role("ClusterRole", {"name": name}, (_only(row, row.wide_verbs) if row.namespaced else row for row in rows))
+
+
+def member_role(name: str, namespace: str) -> dict[str, Any]:
+    """What an operator of some namespaces may do in one of them."""
+    rows = (row for row in resources() if row.scope == "cluster" and row.namespaced)
+    within = (replace(row, verbs=tuple(verb for verb in row.verbs if verb not in row.wide_verbs)) for row in rows)
+    return _role("Role", {"name": name, "namespace": namespace}, within)
+
+
 def own_role(name: str, namespace: str) -> dict[str, Any]:
     """What the operator may do in its own namespace."""
     metadata = {"name": name, "namespace": namespace}
@@ -94,6 +113,10 @@ def own_role(name: str, namespace: str) -> dict[str, Any]:
 def _resource(row: Mapping[str, Any]) -> Resource:
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     return Resource(**given)
+
+
+def _only(row: Resource, verbs: tuple[str, ...]) -> Resource:
+    return replace(row, verbs=verbs, status_verbs=())
 
 
 def _role(kind: str, metadata: Mapping[str, str], rows: Iterable[Resource]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def cluster(bare_plane: ControlPlane) -> ControlPlane:
     bare_plane.add_nodes(nodes)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     bare_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    for team in ("team-a", "team-b"):
+        bare_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team}})
     eventually(lambda: {"serviceaccount/default", "configmap/kube-root-ca.crt"} <= there(bare_plane), "it is filled")
     return bare_plane
 

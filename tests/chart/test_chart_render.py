@@ -8,12 +8,12 @@ import click
 import pytest
 import typer
 import yaml
-from helm_chart import CHART, Helm, Object, Render, one
+from helm_chart import CHART, NAMESPACE, Helm, Object, Render, one
 from moe_command import Moe
 
 from moe_operator.cli import app
 from moe_operator.crd.definition import custom_resource_definition
-from moe_operator.resources import cluster_role, own_role
+from moe_operator.resources import cluster_role, member_role, own_role, wide_role
 
 Golden = Callable[[Path, str], None]
 HERE = Path(__file__).parent
@@ -46,6 +46,18 @@ def test_the_operator_may_do_what_its_table_of_resources_says_and_nothing_else(r
     objects = render()
     assert one(objects, "ClusterRole", "moe-operator")["rules"] == cluster_role("moe-operator")["rules"]
     assert one(objects, "Role")["rules"] == own_role("moe-operator", "")["rules"]
+
+
+def test_an_operator_of_some_namespaces_has_its_roles_there_and_little_in_the_cluster(render: Render) -> None:
+    objects = render({"namespaces": ["a", "b"]})
+    assert one(objects, "ClusterRole", "moe-operator")["rules"] == wide_role("")["rules"]
+    members = [o for o in objects if o["kind"] == "Role" and o["metadata"]["name"] == "moe-operator-deployments"]
+    assert [o["metadata"]["namespace"] for o in members] == ["a", "b"]
+    assert all(o["rules"] == member_role("", "")["rules"] for o in members)
+    bindings = [o for o in objects if o["kind"] == "RoleBinding" and o["metadata"]["namespace"] in ("a", "b")]
+    account = {"kind": "ServiceAccount", "name": "moe-operator", "namespace": NAMESPACE}
+    assert [o["subjects"] for o in bindings] == [[account], [account]]
+    assert {o["roleRef"]["name"] for o in bindings} == {"moe-operator-deployments"}
 
 
 @pytest.mark.parametrize(("release", "name"), [("moe-operator", "moe-operator"), ("a", "a-moe-operator")])
@@ -100,13 +112,13 @@ def test_ports_are_named_where_services_and_policies_look_for_them(render: Rende
 def test_the_operator_understands_the_arguments_it_is_given(render: Render) -> None:
     group = typer.main.get_command(app)
     for case in CASES:
-        (container,) = one(render(yaml.safe_load(case.read_text())), "Deployment")["spec"]["template"]["spec"][
-            "containers"
-        ]
+        values = yaml.safe_load(case.read_text()) or {}
+        (container,) = one(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
         with click.Context(group) as context:
             operator, run, *options = container["args"]
             command = group.get_command(context, operator).get_command(context, run)  # type: ignore[attr-defined]
             given = command.make_context("run", options).params
+        assert list(given["watch_namespace"] or ()) == list(dict.fromkeys(values.get("namespaces") or ()))
         assert given["lease"] == given["owner"] or given["owner"] is None
         assert given["health_port"] in {port["containerPort"] for port in container["ports"]}
 
@@ -115,6 +127,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"replica": 2}, "additional properties 'replica' not allowed"),
     ({"replicas": "2"}, "at '/replicas': got string, want integer"),
     ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
+    ({"namespaces": ["Team_A"]}, "at '/namespaces/0'"),
+    ({"namespaces": "team-a"}, "at '/namespaces': got string, want array"),
     ({"image": {"name": "x"}}, "at '/image': additional properties 'name' not allowed"),
     ({"image": {"digest": "sha256:1"}}, "at '/image/digest'"),
     ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy': value must be one of"),

@@ -7,19 +7,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from control_plane import ControlPlane, die_with_parent
 
-from moe_operator.resources import cluster_role, own_role
+from moe_operator.resources import cluster_role, member_role, own_role, wide_role
 
 HOME = "moe-operator-system"
 NAME = "moe-operator"
 STOP_DEADLINE_S = 15
+
+
+class Account(NamedTuple):
+    """A ServiceAccount of an operator; its roles bear its name."""
+
+    namespace: str = HOME
+    name: str = NAME
+
+
+ACCOUNT = Account()
 
 
 @dataclass
@@ -45,32 +55,38 @@ class Operator:
         return self.process.wait(STOP_DEADLINE_S)
 
 
-def install(plane: ControlPlane) -> None:
-    """Namespace, ServiceAccount and RBAC rules of the operator: nothing else may be done by it."""
-    account = {"kind": "ServiceAccount", "name": NAME, "namespace": HOME}
-    items: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "namespace": HOME}},
-    ]
-    for role in (cluster_role(NAME), own_role(NAME, HOME)):
-        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": NAME}
-        binding = {**role, "kind": f"{role['kind']}Binding", "roleRef": reference, "subjects": [account]}
-        del binding["rules"]
-        items += [role, binding]
-    plane.apply({"apiVersion": "v1", "kind": "List", "items": items})
+def install(plane: ControlPlane, account: Account = ACCOUNT, namespaces: Sequence[str] = ()) -> None:
+    """Namespace, ServiceAccount and RBAC rules of an operator, of some namespaces or of all: it may do nothing else."""
+    plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": account.namespace}})
+    plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account._asdict()})
+    wide = wide_role(account.name) if namespaces else cluster_role(account.name)
+    for role in (wide, own_role(account.name, account.namespace)):
+        bind(plane, account, role)
+    for namespace in namespaces:
+        bind(plane, account, member_role(f"{account.name}-deployments", namespace))
 
 
-def token(plane: ControlPlane, duration: str = "1h") -> str:
-    """A token of the operator's ServiceAccount."""
-    done = plane.kubectl("create", "token", NAME, f"--namespace={HOME}", f"--duration={duration}")
+def bind(plane: ControlPlane, account: Account, role: dict[str, Any]) -> None:
+    """Make a role, and give it to an account."""
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": role["kind"], "name": role["metadata"]["name"]}
+    subjects = [{"kind": "ServiceAccount", **account._asdict()}]
+    binding = {**role, "kind": f"{role['kind']}Binding", "roleRef": reference, "subjects": subjects}
+    del binding["rules"]
+    plane.apply({"apiVersion": "v1", "kind": "List", "items": [role, binding]})
+
+
+def token(plane: ControlPlane, duration: str = "1h", account: Account = ACCOUNT) -> str:
+    """A token of an operator's ServiceAccount."""
+    done = plane.kubectl("create", "token", account.name, f"--namespace={account.namespace}", f"--duration={duration}")
     if done.returncode:
         raise RuntimeError(done.stderr)
     return done.stdout.strip()
 
 
-def write_kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None) -> Path:
+def write_kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None, account: Account = ACCOUNT) -> Path:
     """A kubeconfig of the ServiceAccount with its token in a file, as in a pod."""
-    (folder / "token").write_text(token(plane))
+    context = {"cluster": "operator", "user": "operator", "namespace": account.namespace}
+    (folder / "token").write_text(token(plane, account=account))
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -82,7 +98,7 @@ def write_kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None) 
             }
         ],
         "users": [{"name": "operator", "user": {"tokenFile": "token"}}],
-        "contexts": [{"name": "operator", "context": {"cluster": "operator", "user": "operator", "namespace": HOME}}],
+        "contexts": [{"name": "operator", "context": context}],
     }
     path = folder / "kubeconfig"
     path.write_text(json.dumps(config))
@@ -91,10 +107,15 @@ def write_kubeconfig(plane: ControlPlane, folder: Path, url: str | None = None) 
 
 @contextmanager
 def running(
-    plane: ControlPlane, folder: Path, *arguments: str, identity: str = "operator-a", url: str | None = None
+    plane: ControlPlane,
+    folder: Path,
+    *arguments: str,
+    identity: str = "operator-a",
+    url: str | None = None,
+    account: Account = ACCOUNT,
 ) -> Iterator[Operator]:
     """An operator that ends with the block."""
-    operator = start(plane, folder, *arguments, identity=identity, url=url)
+    operator = start(plane, folder, *arguments, identity=identity, url=url, account=account)
     try:
         yield operator
     finally:
@@ -102,7 +123,12 @@ def running(
 
 
 def start(
-    plane: ControlPlane, folder: Path, *arguments: str, identity: str = "operator-a", url: str | None = None
+    plane: ControlPlane,
+    folder: Path,
+    *arguments: str,
+    identity: str = "operator-a",
+    url: str | None = None,
+    account: Account = ACCOUNT,
 ) -> Operator:
     """Start an operator; whoever starts it ends it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +141,7 @@ def start(
             command,
             stdout=log,
             stderr=log,
-            env={**os.environ, "KUBECONFIG": str(write_kubeconfig(plane, folder, url))},
+            env={**os.environ, "KUBECONFIG": str(write_kubeconfig(plane, folder, url, account))},
             preexec_fn=die_with_parent,  # noqa: PLW1509  # one prctl call
         )
     return Operator(process, log_file, identity)

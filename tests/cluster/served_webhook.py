@@ -14,8 +14,8 @@ from control_plane import ControlPlane
 
 from moe_operator.access import from_kubeconfig
 from moe_operator.api import Api
+from moe_operator.reconcile.objects import MANAGER
 from moe_operator.webhook import Settings, run
-from moe_operator.webhook.configuration import NAME
 from moe_operator.webhook.service import utc_now
 
 DEADLINE_S = 60
@@ -54,7 +54,7 @@ def webhook(plane: ControlPlane, chosen: Settings, now: Callable[[], datetime] =
         loop.call_soon_threadsafe(loop.stop)
         thread.join(DEADLINE_S)
         loop.close()
-        plane.kubectl("delete", "validatingwebhookconfiguration", NAME, "--ignore-not-found")
+        plane.kubectl("delete", "validatingwebhookconfiguration", MANAGER, "--ignore-not-found")
 
 
 async def _serve(plane: ControlPlane, chosen: Settings, now: Callable[[], datetime]) -> None:

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from served_webhook import NAMESPACE, home, settings, until, until_asked, webhook
 
 from moe_operator.reconcile.compare import within
+from moe_operator.reconcile.objects import MANAGER
 from moe_operator.verdict import verdict
 from moe_operator.webhook import Settings, service
 from moe_operator.webhook.certificates import LIFETIME, Bundle, is_due, issue
-from moe_operator.webhook.configuration import NAME, configuration
+from moe_operator.webhook.configuration import configuration
 from moe_operator.webhook.review import ReviewError, review, unreviewed
 from moe_operator.webhook.server import LARGEST_REVIEW, Desk, load, serving
 from moe_operator.webhook.settings import PATH
@@ -407,12 +408,12 @@ def test_a_configuration_that_is_deleted_or_edited_comes_back(plane_with_home: C
     plane = plane_with_home
     with webhook(plane, settings()):
         until_asked(plane, IMPOSSIBLE)
-        plane.kubectl("delete", "validatingwebhookconfiguration", NAME)
+        plane.kubectl("delete", "validatingwebhookconfiguration", MANAGER)
         until_asked(plane, IMPOSSIBLE)
         plane.kubectl(
             "patch",
             "validatingwebhookconfiguration",
-            NAME,
+            MANAGER,
             "--type=json",
             '--patch=[{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"}]',
         )
@@ -420,7 +421,7 @@ def test_a_configuration_that_is_deleted_or_edited_comes_back(plane_with_home: C
 
 
 def policy(plane: ControlPlane) -> Any:
-    return found(plane, "validatingwebhookconfiguration", NAME)["webhooks"][0]["failurePolicy"]
+    return found(plane, "validatingwebhookconfiguration", MANAGER)["webhooks"][0]["failurePolicy"]
 
 
 @pytest.mark.slow
@@ -503,7 +504,7 @@ def test_certificates_of_cert_manager_are_taken_from_their_folder_and_renewed_wi
 
 
 def trusted(plane: ControlPlane) -> Any:
-    return found(plane, "validatingwebhookconfiguration", NAME)["webhooks"][0]["clientConfig"]["caBundle"]
+    return found(plane, "validatingwebhookconfiguration", MANAGER)["webhooks"][0]["clientConfig"]["caBundle"]
 
 
 def write(folder: Path, bundle: Bundle) -> None:
@@ -518,4 +519,4 @@ def test_an_operator_that_is_down_keeps_nobody_from_deploying(plane_with_home: C
     try:
         assert apply(plane, IMPOSSIBLE).returncode == 0
     finally:
-        plane.kubectl("delete", "validatingwebhookconfiguration", NAME)
+        plane.kubectl("delete", "validatingwebhookconfiguration", MANAGER)

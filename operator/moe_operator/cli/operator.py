@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,14 @@ def run(
     namespace: Annotated[
         str | None,
         typer.Option("--namespace", envvar="POD_NAMESPACE", help="Where its Lease is; by default its credentials'."),
+    ] = None,
+    watch_namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--watch-namespace",
+            metavar="NAMESPACE",
+            help="Run the MoEDeployments of this namespace alone, with the rights that it takes; may be repeated.",
+        ),
     ] = None,
     lease: Annotated[str, typer.Option("--lease", help="Name of the Lease that the leading operator holds.")] = (
         "moe-operator"
@@ -95,14 +103,23 @@ def run(
     try:
         access = find_access()
         home = namespace or access.namespace
+        namespaces = tuple(dict.fromkeys(watch_namespace or ()))
         settings = Settings(
             identity=identity or _own_name(),
             lease_namespace=home,
             lease_name=lease,
             owner=owner,
+            namespaces=namespaces,
             health_port=health_port or None,
             watch_silence_s=watch_silence,
-            webhook=_webhook(webhook, webhook_port, home, webhook_certificates),
+            webhook=_webhook(
+                webhook,
+                name=lease,
+                namespaces=namespaces,
+                namespace=home,
+                port=webhook_port,
+                certificates=webhook_certificates,
+            ),
         )
         asyncio.run(run(access, settings))
     except (AccessError, OutdatedError) as error:
@@ -110,15 +127,15 @@ def run(
         raise typer.Exit(1) from error
 
 
-def _webhook(how: str, port: int, namespace: str, certificates: Path | None) -> "WebhookSettings | None":
+def _webhook(how: str, **settings: Any) -> "WebhookSettings | None":
     from moe_operator.webhook import Settings
 
     if how == "off":
         return None
     if how == "service":
-        return Settings(namespace=namespace, port=port, certificates=certificates)
+        return Settings(**settings)
     if how.startswith("https://"):
-        return Settings(namespace=namespace, port=port, url=how, certificates=certificates)
+        return Settings(url=how, **settings)
     raise typer.BadParameter("must be service, off or an https:// URL", param_hint="--webhook")
 
 

@@ -8,7 +8,6 @@ from moe_operator.ownership import owned
 from moe_operator.reconcile.objects import MANAGED_BY, MANAGER
 from moe_operator.webhook.settings import Settings
 
-NAME = MANAGER
 TIMEOUT_S = 10
 """Seconds for which the API server waits; then the object is stored and judged by the operator alone."""
 
@@ -24,12 +23,13 @@ def configuration(settings: Settings, authorities: bytes) -> dict[str, Any]:
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
-        "metadata": owned({"name": NAME, "labels": {MANAGED_BY: MANAGER}}, settings.owners),
+        "metadata": owned({"name": settings.name, "labels": {MANAGED_BY: MANAGER}}, settings.owners),
         "webhooks": [
             {
                 "name": f"validate.{GROUP}",
                 "clientConfig": {**settings.client, "caBundle": base64.b64encode(authorities).decode()},
                 "rules": [_rule()],
+                **_selector(settings.namespaces),
                 "matchConditions": [{"name": name, "expression": text} for name, text in _CONDITIONS.items()],
                 "failurePolicy": "Ignore",
                 "timeoutSeconds": TIMEOUT_S,
@@ -38,6 +38,13 @@ def configuration(settings: Settings, authorities: bytes) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _selector(namespaces: tuple[str, ...]) -> dict[str, Any]:
+    if not namespaces:
+        return {}
+    named = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(namespaces)}
+    return {"namespaceSelector": {"matchExpressions": [named]}}
 
 
 def _rule() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NoReturn
 from moe_operator.api import Api
 from moe_operator.reconcile.compare import within
 from moe_operator.webhook.certificates import Bundle
-from moe_operator.webhook.configuration import NAME, configuration
+from moe_operator.webhook.configuration import configuration
 from moe_operator.webhook.server import Desk, load, serving
 from moe_operator.webhook.settings import Settings
 from moe_operator.webhook.store import current
@@ -65,7 +65,7 @@ async def _renew(settings: Settings, api: Api, context: ssl.SSLContext, now: Cal
 async def _configured(settings: Settings, api: Api, bundle: Bundle) -> bool:
     """Whether the configuration had to be written."""
     wanted = configuration(settings, bundle.authorities)
-    observed = await api.get(wanted["apiVersion"], wanted["kind"], None, NAME)
+    observed = await api.get(wanted["apiVersion"], wanted["kind"], None, settings.name)
     if observed is not None and within(wanted, observed):
         return False
     await api.apply(wanted)

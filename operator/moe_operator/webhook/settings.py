@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from moe_operator.ownership import Owners
+from moe_operator.reconcile.objects import MANAGER
 
 PATH = "/validate"
 """Path that the API server posts reviews to."""
@@ -16,6 +17,10 @@ class Settings:
 
     namespace: str
     """Namespace of the operator: its Service and its Secret are there."""
+    name: str = MANAGER
+    """Of the ValidatingWebhookConfiguration."""
+    namespaces: tuple[str, ...] = ()
+    """Whose manifests are reviewed; those of all when empty."""
     service: str = "moe-operator-webhook"
     """Service in front of the operator's pods, and Secret that holds the certificate."""
     address: str | None = None
