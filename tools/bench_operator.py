@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "cluster"))
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("cluster", "support")]
 
 from control_plane import ControlPlane, control_plane  # noqa: E402  # a test tool, found by the line above
 from operated import Frontends, Ground  # noqa: E402

@@ -1,7 +1,9 @@
 """Helm as people run it, and a control plane to install into."""
 
+import copy
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,14 +20,16 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="session")
 def render(helm: Helm) -> Render:
-    """Objects of `helm template` with values."""
+    """Objects of `helm template` with values; the same values are rendered once."""
 
-    def objects(values: dict[str, Any] | None = None, release: str = "moe-operator") -> list[Object]:
-        done = helm(
-            "template", release, CHART, "--namespace", NAMESPACE, "--values", "-", stdin=json.dumps(values or {})
-        )
+    @cache
+    def rendered(release: str, values: str) -> list[Object]:
+        done = helm("template", release, CHART, "--namespace", NAMESPACE, "--values", "-", stdin=values)
         assert done.returncode == 0, done.stderr
         return [obj for obj in yaml.safe_load_all(done.stdout) if obj]
+
+    def objects(values: dict[str, Any] | None = None, release: str = "moe-operator") -> list[Object]:
+        return copy.deepcopy(rendered(release, json.dumps(values or {})))
 
     return objects
 

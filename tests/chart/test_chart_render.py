@@ -1,6 +1,5 @@
 import json
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import click
 import pytest
 import typer
 import yaml
+from goldens import Golden
 from helm_chart import CHART, NAMESPACE, Helm, Object, Render, one
 from moe_command import Moe
 
@@ -15,7 +15,6 @@ from moe_operator.cli import app
 from moe_operator.crd.definition import custom_resource_definition
 from moe_operator.resources import cluster_role, member_role, own_role, wide_role
 
-Golden = Callable[[Path, str], None]
 HERE = Path(__file__).parent
 CASES = sorted((HERE / "values").glob("*.yaml"))
 ELSEWHERE = {"CustomResourceDefinition": "spec", "PrometheusRule": "spec", "ConfigMap": "data", "Role": "rules"}

@@ -2,11 +2,12 @@
 
 import http.server
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from http_servers import http_server
 
 Answers = Mapping[str, tuple[int, Any]]
 """HTTP status and body by path; bodies that are no text are JSON."""
@@ -26,16 +27,8 @@ def api_server(answers: Answers) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def kubeconfig(folder: Path, server: str) -> Path:

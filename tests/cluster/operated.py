@@ -3,13 +3,13 @@
 import http.server
 import itertools
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from control_plane import ControlPlane, gpu_node
+from http_servers import http_server
 from operator_process import eventually
 
 CHILDREN = "pods,configmaps,services,serviceaccounts,poddisruptionbudgets,networkpolicies"
@@ -21,8 +21,12 @@ class Frontends:
     """One HTTP server that answers for every frontend: fake pods have addresses of this machine."""
 
     def __init__(self) -> None:
+        self.port = 0
         self.status = 200
         self.metrics = ""
+
+    @contextmanager
+    def serving(self) -> Iterator["Frontends"]:
         frontends = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -34,20 +38,9 @@ class Frontends:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Handler)
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-
-    @contextmanager
-    def serving(self) -> Iterator["Frontends"]:
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with http_server(Handler, "0.0.0.0") as server:
+            self.port = server.server_port
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
 
 @dataclass

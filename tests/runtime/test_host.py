@@ -191,7 +191,8 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("when", ["ready", pytest.param("starting", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["ready", "starting"])
 def test_a_killed_frontend_leaves_no_process(when: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     with subprocess.Popen(
