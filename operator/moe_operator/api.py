@@ -161,6 +161,11 @@ class Api:
         except ConflictError:
             return
 
+    async def pod_warnings(self, namespace: str) -> tuple[Object, ...]:
+        """Warning events about the pods of a namespace, the first so many."""
+        chosen = {"limit": str(PAGE), "fieldSelector": "regarding.kind=Pod,type=Warning"}
+        return tuple((await self._call("GET", resource("Event").path(namespace), parameters=chosen))["items"])
+
     async def groups(self) -> frozenset[str]:
         """API groups that are served, bare and with each of their versions."""
         listed = (await self._call("GET", "/apis"))["groups"]

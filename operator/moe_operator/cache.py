@@ -214,7 +214,7 @@ def _node(node: Object) -> dict[str, Any]:
         "spec": _only(spec, ("taints", "unschedulable")),
         "status": {
             "allocatable": status.get("allocatable") or {},
-            "conditions": [_only(condition, ("type", "status", "lastTransitionTime")) for condition in ready],
+            "conditions": [_only(condition, _CONDITION) for condition in ready],
         },
     }
 

@@ -10,6 +10,7 @@ import json
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from typing import Any
 from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
+from moe_operator.pod_events import PodEvents
 from moe_operator.probe import Prober, Target
 from moe_operator.queue import WorkQueue
 from moe_operator.reconcile.model import Decision, Event, Object, View, Write
@@ -91,6 +93,7 @@ class Controller:
 
     def __post_init__(self) -> None:
         self._writer = Writer(self.api, self.cache, self.may_write, self._changed)
+        self._pod_events = PodEvents(self.api)
 
     @property
     def writes(self) -> int:
@@ -261,6 +264,8 @@ class Controller:
         config = await self._config(key, deployment)
         targets = _frontends(deployment, self.cache.children(key))
         endpoints = await self.prober.endpoints(key, targets) if self.prober else {}
+        now = datetime.now(UTC)
+        warnings = await self._pod_events.of(key, self.cache.pods.of(key), now)
         read_before = time.monotonic() - STRANGER_READ_AGAIN_S
         strangers = (obj for read_at, obj in self._strangers.get(key, {}).values() if read_at > read_before)
         return View(
@@ -270,8 +275,9 @@ class Controller:
             pods=tuple(self.cache.pods.all()),
             config=config,
             endpoints=endpoints,
+            warnings=warnings,
             served=self.served,
-            now=datetime.now(UTC),
+            now=now,
         )
 
     async def _config(self, key: Key, deployment: Object) -> Mapping[str, Any] | None:
@@ -353,23 +359,31 @@ class Controller:
         self._strangers.pop(key, None)
         self._configs.pop(key, None)
         self._absent.pop(key, None)
+        self._pod_events.forget(key)
         if self.prober:
             self.prober.forget(key)
 
 
 def _frontends(deployment: Object, children: Iterable[Object]) -> dict[int, Target]:
-    """Frontends that can be asked, by replica."""
+    """Frontends that can be asked, by replica, each with the other slots that run."""
     spec = deployment.get("spec") or {}
     port = int((spec.get("serving") or {}).get("port") or 8000)
     engine = str((spec.get("runtime") or {}).get("engine") or BUNDLED)
-    found = {}
+    slots: defaultdict[int, dict[int, Object]] = defaultdict(dict)
     for child in children:
-        if child.get("kind") != "Pod" or label_number(child, SLOT_LABEL) != 0 or terminating(child):
-            continue
-        index, address = label_number(child, REPLICA_LABEL), child["status"].get("podIP")
-        if index is not None and address and phase(child) == "Running":
-            found[index] = Target(uid(child), address, port, engine)
-    return found
+        index, slot = label_number(child, REPLICA_LABEL), label_number(child, SLOT_LABEL)
+        runs = child.get("kind") == "Pod" and phase(child) == "Running" and not terminating(child)
+        if runs and index is not None and slot is not None and child["status"].get("podIP"):
+            slots[index][slot] = child
+    return {
+        index: Target(uid(pods[0]), pods[0]["status"]["podIP"], port, engine, _addresses(pods))
+        for index, pods in slots.items()
+        if 0 in pods
+    }
+
+
+def _addresses(pods: Mapping[int, Object]) -> dict[int, str]:
+    return {slot: str(pod["status"]["podIP"]) for slot, pod in pods.items() if slot}
 
 
 def _config_reference(deployment: Object) -> Mapping[str, Any] | None:

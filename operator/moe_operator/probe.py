@@ -1,25 +1,30 @@
 """Asks the endpoints of replicas whether they serve, and what they measure: /health and /metrics of their frontends.
 
-A replica that does not serve is asked every second, one that does every twenty. Measured figures are passed on when they
+A replica that does not serve is asked every second, one that does every twenty. Slots that a frontend misses are asked
+why, where they can be reached. Measured figures are passed on when they
 have moved by a tenth, since each makes a status write.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
 from moe_operator.engines import Metrics, engine
-from moe_operator.reconcile.model import Endpoint
+from moe_operator.health import detail, missing_slots, slow_slots
+from moe_operator.manifests import agent_port
+from moe_operator.reconcile.model import Absent, Endpoint
 from moe_operator.samples import Samples, measure, parse_samples, steady
 from moe_plan.bundled import ENGINE as BUNDLED
 
 DEADLINE_S = 3.0
 ASK_AGAIN_S = 1.0
 ASK_SERVING_AGAIN_S = 20.0
-_SAID = 200
+_SAID = 300
+_ASKED = 2
+"""Missing slots that are asked why at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Target:
     port: int
     engine: str = BUNDLED
     """What answers there."""
+    others: Mapping[int, str] = field(default_factory=dict, compare=False)
+    """Address of each other slot that runs."""
 
     @property
     def metrics(self) -> Metrics:
@@ -94,7 +101,9 @@ class Prober:
             if self._watched[known].target != targets.get(known[1]):
                 self._stop(known)
         for index, target in targets.items():
-            if (group, index) not in self._watched:
+            if (group, index) in self._watched:
+                self._watched[group, index].target = target
+            else:
                 self._watched[group, index] = Watched(target)
                 self._tasks[group, index] = asyncio.create_task(self._keep_asking((group, index)))
 
@@ -121,7 +130,7 @@ class Prober:
         try:
             status, text = await self._ask(watched.target, "/health")
             if status != 200:
-                return Endpoint(answered=False, said=f"HTTP {status}: {text[:_SAID]}".rstrip(": "))
+                return await self._silent(watched.target, status, text)
             _, figures = await self._ask(watched.target, watched.target.metrics.path)
         except TimeoutError:
             return Endpoint(answered=False, said=f"no answer within {DEADLINE_S:g} s")
@@ -131,7 +140,28 @@ class Prober:
         before, since = watched.samples, now - watched.sampled_at
         watched.samples, watched.sampled_at = samples, now
         known = watched.endpoint or Endpoint(answered=True)
-        return steady(known, measure(known, before, samples, since, watched.target.metrics))
+        found = measure(known, before, samples, since, watched.target.metrics)
+        return steady(known, replace(found, slow=slow_slots(text)))
+
+    async def _silent(self, target: Target, status: int, text: str) -> Endpoint:
+        """A frontend that does not serve, with what the slots say that it misses."""
+        missing = missing_slots(text)
+        asked = missing[:_ASKED]
+        said = dict(zip(asked, await asyncio.gather(*(self._why(target, slot) for slot in asked)), strict=True))
+        absent = tuple(Absent(slot, said.get(slot, "")) for slot in missing)
+        return Endpoint(answered=False, said=f"HTTP {status}: {detail(text)[:_SAID]}".rstrip(": "), absent=absent)
+
+    async def _why(self, target: Target, slot: int) -> str:
+        """Why a slot is not ready, as it says; empty where it cannot be asked."""
+        host = target.others.get(slot)
+        if host is None:
+            return ""
+        agent = Target(target.uid, host, agent_port(target.port), target.engine)
+        try:
+            _, text = await self._ask(agent, "/agent/ready")
+        except (OSError, TimeoutError):
+            return ""
+        return text.strip()[:_SAID]
 
 
 class HttpAsk:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from moe_operator.engines import Metrics
-from moe_operator.reconcile.model import Endpoint
+from moe_operator.reconcile.model import Endpoint, Slow
 
 MOVED = 0.1
+SLOW_MOVED = 0.25
 _SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? ([-+.eE\d]+|\+Inf|NaN)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -53,7 +54,15 @@ def steady(known: Endpoint, new: Endpoint) -> Endpoint:
         ttft=_moved(known.ttft, new.ttft),
         tpot=_moved(known.tpot, new.tpot),
         tokens_per_second=_moved(known.tokens_per_second, new.tokens_per_second),
+        slow=_as_slow(known.slow, new.slow),
     )
+
+
+def _as_slow(known: tuple[Slow, ...], new: tuple[Slow, ...]) -> tuple[Slow, ...]:
+    """The known slow slots, where the same are about as slow."""
+    same = [one.slot for one in known] == [one.slot for one in new]
+    near = all(abs(a.factor - b.factor) <= SLOW_MOVED * a.factor for a, b in zip(known, new, strict=False))
+    return known if same and near else new
 
 
 def _moved(known: float | None, new: float | None) -> float | None:

@@ -97,8 +97,10 @@ class ReplicaStatus(StatusPart):
     """Why the score is below 1."""
     restarts: Number = 0
     """Restarts since the replica was last ready for long."""
+    last_reason: Word | None = None
+    """Cause of the last restart, as a word."""
     last_failure: Message | None = None
-    """Cause of the last restart."""
+    """Cause of the last restart, as a sentence."""
 
 
 class Status(StatusPart):

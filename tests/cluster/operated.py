@@ -24,6 +24,8 @@ class Frontends:
         self.port = 0
         self.status = 200
         self.metrics = ""
+        self.health = ""
+        """What /health says; empty for a word that is no JSON."""
 
     @contextmanager
     def serving(self) -> Iterator["Frontends"]:
@@ -33,7 +35,8 @@ class Frontends:
             def do_GET(self) -> None:
                 self.send_response(frontends.status)
                 self.end_headers()
-                self.wfile.write((frontends.metrics if self.path == "/metrics" else "loading weights\n").encode())
+                health = frontends.health or "loading weights\n"
+                self.wfile.write((frontends.metrics if self.path == "/metrics" else health).encode())
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,20 +10,25 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 WORD = re.compile(r"[A-Z][A-Za-z0-9]+$")
 
-POSITIONS = {"Violation": 1, "Finding": 0, "Failure": 0, "_event": 1, "note": 1}
-"""Which argument of these calls is the reason."""
-TABLES = {"causes.py": {"_WAITING", "_DISRUPTIONS"}}
+POSITIONS = {"Violation": (1,), "Finding": (0, 2), "Failure": (0,), "_event": (1,), "note": (1,)}
+"""Which arguments of these calls are reasons."""
+TABLES = {"causes.py": {"_DISRUPTIONS"}}
 """Module-level tables that hold reasons."""
+WORDINGS = ROOT / "operator" / "moe_operator" / "reconcile" / "wordings.toml"
+"""What others say, each with its reason."""
 PASSED_ON = {
     "audit": "verdicts of moe audit, which are no reasons",
     "code": "of a tuple (reason, message) of the rules, collected as a tuple; or an argument passed on",
     "reason": "of a table or of _event's own argument",
-    "word": "the kubelet's own, of a pod that failed: PodFailed",
-    "problem.reason": "a Failure's",
-    "found.reason": "a Finding's",
+    "cause": "a Failure's, kept; or Restarting",
+    "row.reason": "of the table of wordings",
+    "found.reason": "of the table of wordings, or a Finding's",
+    "refusal.reason": "of the table of wordings",
+    "trouble.reason": "a Failure's",
+    "outcome.trouble.reason": "a Failure's",
+    "failure.reason": "a Failure's",
+    "record.last_reason": "a Failure's, kept",
     "record.failed": "a Failure's, kept",
-    "_WAITING[wait['reason']]": "of a table",
-    "str(ended['reason'])": "StartError or ContainerCannotRun, compared with just before",
     "reason(picture.refusal)": "a Violation's",
     "reason(picture.gangless)": "a Violation's",
     "now['reason']": "a Finding's, in an event",
@@ -33,7 +39,7 @@ PASSED_ON = {
 
 
 def reasons() -> set[str]:
-    found: set[str] = set()
+    found: set[str] = {str(row["reason"]) for row in tomllib.loads(WORDINGS.read_text())["wording"]}
     for path in sorted((ROOT / "operator").rglob("*.py")):
         if "audit" not in path.parts:
             found |= set(_reasons(path))
@@ -53,15 +59,14 @@ def _reasons(path: Path) -> Iterator[str]:
     for name in TABLES.get(path.name, set()):
         yield from _of_table(constants[name])
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (position := POSITIONS.get(_called(node))) is not None:
-            if len(node.args) > position:
-                yield from _words(node.args[position], constants | assigned, path)
+        if isinstance(node, ast.Call) and _called(node) in POSITIONS:
+            for position in POSITIONS[_called(node)]:
+                if len(node.args) > position:
+                    yield from _words(node.args[position], constants | assigned, path)
         elif isinstance(node, ast.Tuple) and path.name == "rules.py" and len(node.elts) == 2:
             first = node.elts[0]
             if isinstance(first, ast.Constant) and WORD.match(str(first.value)):
                 yield str(first.value)
-        elif isinstance(node, ast.Compare) and ast.unparse(node.left) == "ended.get('reason')":
-            yield from (c.value for c in ast.walk(node.comparators[0]) if isinstance(c, ast.Constant))
 
 
 def _assigned(tree: ast.Module) -> dict[str, ast.expr]:

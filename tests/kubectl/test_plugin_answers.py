@@ -116,7 +116,7 @@ def test_why_points_at_a_pod_whose_image_does_not_come() -> None:
     shown = why(cluster)
     assert "worst pod: m-0-1, container runtime" in shown
     assert "no such image" in shown
-    assert "read docs/troubleshooting.md#imagepullbackoff" in shown
+    assert "read docs/troubleshooting.md#imagenotfound" in shown
 
 
 def test_why_points_at_the_first_pod_that_is_not_ready_where_none_has_failed() -> None:

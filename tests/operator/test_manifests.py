@@ -267,8 +267,9 @@ def test_only_pods_of_the_same_replica_reach_the_ports_of_collectives() -> None:
     obj = deployment()
     plan = plan_of(obj)
     _, _, policy = manifests.replica_children(obj, plan, 1)
-    (rule,) = policy["spec"]["ingress"]
+    rule, asked = policy["spec"]["ingress"]
     (peer,) = rule["from"]
+    assert asked == {"ports": [{"port": 29600, "protocol": "TCP"}]}, "what a slot says of itself anyone may hear"
     ours = manifests.pods(obj, plan, 1, 1, ["a", "b"])
     others = manifests.pods(obj, plan, 0, 1, ["a", "b"])
     assert "ports" not in rule

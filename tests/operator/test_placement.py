@@ -201,7 +201,7 @@ def test_every_resource_that_a_slot_asks_for_counts() -> None:
 
 def test_a_node_that_takes_no_more_pods_takes_no_slot() -> None:
     found = [replace(node, allocatable={GPU: 8, "pods": 10}, used={"pods": 10}) for node in nodes({"a": 16})]
-    assert "a-0, a-1, a-2 and 13 others with at most 0 pods free" in refused(
+    assert "a-0, a-1, a-2 and 13 others with no pods free" in refused(
         plan("seed-s1"), found, requests={GPU: 8, "pods": 1}
     )
 
@@ -240,6 +240,26 @@ def test_only_nodes_with_the_selected_labels_are_used() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("selector", "told"),
+    [
+        ({"pool": "h100"}, "no node has the label pool=h100; the nearest that nodes have: pool=h200; "),
+        ({"pol": "h200"}, "no node has the label pol=h200; the nearest that nodes have: pool=h200; "),
+        ({"xyzzy": "1"}, "no node has the label xyzzy=1; "),
+    ],
+)
+def test_a_selected_label_that_no_node_has_is_told_with_the_nearest(selector: dict[str, str], told: str) -> None:
+    found = [replace(node, labels={**node.labels, "pool": "h200"}) for node in nodes({"a": 16})]
+    assert told in refused(plan("seed-s1"), found, scheduling=Scheduling.model_validate({"nodeSelector": selector}))
+
+
+def test_a_device_that_no_node_offers_is_told_with_those_offered() -> None:
+    found = [replace(node, allocatable={"amd.com/gpu": 8}) for node in nodes({"a": 16})]
+    assert "no node offers nvidia.com/gpu; nodes offer amd.com/gpu: see spec.hardware.resourceName" in refused(
+        plan("seed-s1"), found
+    )
+
+
 def test_a_required_level_is_kept_or_refused_with_the_roomiest_domain() -> None:
     topology = Topology(required=Levels(ep=LEAF))
     assert leaf_of(put(plan("seed-s3"), nodes({"a": 9, "b": 8, "c": 7}), topology)) == ["b"] * 8 + ["a"] * 8
@@ -267,8 +287,16 @@ def test_required_levels_that_only_conflict_together_are_named_together() -> Non
 
 def test_a_required_level_that_is_not_listed_or_carried_is_refused() -> None:
     assert refused(plan("seed-s1"), nodes({"a": 16}), Topology(required=Levels(ep="example/row"))) == (
-        "spec.topology.required.ep is example/row, a label that no node for these slots carries, "
-        "or none of those known: list the levels in spec.topology.levels"
+        "spec.topology.required.ep is example/row, a label that no node for these slots carries"
+    )
+    near = "network.topology.nvidia.com/leave"
+    assert refused(plan("seed-s1"), nodes({"a": 16}), Topology(required=Levels(ep=near))) == (
+        f"spec.topology.required.ep is {near}, a label that no node for these slots carries; "
+        f"the nearest that nodes have: {LEAF}"
+    )
+    rows = [replace(node, labels={**node.labels, "example/row": "1"}) for node in nodes({"a": 16})]
+    assert refused(plan("seed-s1"), rows, Topology(required=Levels(ep="example/row"))) == (
+        "spec.topology.required.ep is example/row, none of the levels known: list the levels in spec.topology.levels"
     )
     topology = Topology(levels=(LEAF,), required=Levels(replica=SPINE))
     assert refused(plan("seed-s1"), nodes({"a": 16}), topology) == (

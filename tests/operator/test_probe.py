@@ -1,15 +1,18 @@
 """What the endpoints of replicas say: reached over real HTTP, measured between two samplings."""
 
 import asyncio
+import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from operated import Frontends
 
 from moe_operator.engines import engine
+from moe_operator.health import missing_slots, slow_slots
 from moe_operator.probe import HttpAsk, Prober, Target
-from moe_operator.reconcile.model import Endpoint
+from moe_operator.reconcile.model import Absent, Endpoint, Slow
 from moe_operator.samples import measure, parse_samples, steady
 
 GROUP = ("ns", "m")
@@ -64,15 +67,64 @@ def test_an_endpoint_that_answers_serves_and_one_that_says_503_does_not() -> Non
         target = Target("uid", "127.0.0.1", frontends.port)
         assert ask_once(target) == Endpoint(answered=True)
         frontends.status = 503
-        assert ask_once(target) == Endpoint(answered=False, said="HTTP 503: loading weights\n")
+        assert ask_once(target) == Endpoint(answered=False, said="HTTP 503: loading weights")
+
+
+def said(frontend: str, status: int = 503, **agents: str) -> Endpoint:
+    """What is known after one round in which the frontend and the agents answer so; agents by host."""
+
+    async def ask(target: Target, path: str) -> tuple[int, str]:
+        if path == "/agent/ready":
+            assert target.port == 29600
+            if target.host not in agents:
+                raise ConnectionRefusedError
+            return 503, agents[target.host]
+        return (status, frontend) if path == "/health" else (200, "")
+
+    async def run() -> Endpoint:
+        prober = Prober(ask, lambda _: None)
+        try:
+            others = {1: "one", 2: "two", 3: "three"}
+            return (await prober.endpoints(GROUP, {0: Target("uid", "zero", 8000, others=others)}))[0]
+        finally:
+            prober.stop()
+
+    return asyncio.run(run())
+
+
+def test_slots_that_a_frontend_misses_are_asked_why() -> None:
+    health = {"status": "starting", "detail": "slots 2, 3 did not come", "missing_slots": [2, 3]}
+    found = said(json.dumps(health), two="the name m-0-0 is not known\n")
+    assert found.said == "HTTP 503: slots 2, 3 did not come"
+    assert found.absent == (Absent(2, "the name m-0-0 is not known"), Absent(3, ""))
+
+
+def test_slow_slots_are_read_by_slot_and_a_small_change_is_not_told() -> None:
+    health = {"status": "ready", "slow_slots": [{"slot": 3, "factor": 2.44}, {"slot": 1, "factor": 4}]}
+    found = said(json.dumps(health), 200)
+    assert found.slow == (Slow(1, 4.0), Slow(3, 2.4))
+    assert steady(found, replace(found, slow=(Slow(1, 4.5), Slow(3, 2.2)))) == found
+    assert steady(found, replace(found, slow=(Slow(1, 6.0), Slow(3, 2.4)))).slow[0].factor == 6.0
+    assert steady(found, Endpoint(answered=True)).slow == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "ok", "[]", '{"missing_slots": 3, "slow_slots": "x"}', '{"missing_slots": [true, -1, "2", 1e9]}',
+     '{"slow_slots": [3, {"slot": 1}, {"slot": 1, "factor": 0.5}, {"slot": true, "factor": 2}]}', "[" * 99999],
+    ids=range(7),
+)  # fmt: skip
+def test_a_health_that_is_not_ours_says_nothing_of_slots(text: str) -> None:
+    assert missing_slots(text) == ()
+    assert slow_slots(text) == ()
 
 
 def test_where_nobody_listens_the_endpoint_says_so() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        said = ask_once(Target("uid", "127.0.0.1", taken.getsockname()[1]))
-    assert not said.answered
-    assert "127.0.0.1" in said.said
+        found = ask_once(Target("uid", "127.0.0.1", taken.getsockname()[1]))
+    assert not found.answered
+    assert "127.0.0.1" in found.said
 
 
 def test_the_runtime_names_its_metrics_as_they_are_read() -> None:

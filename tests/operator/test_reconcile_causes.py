@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moe_operator.reconcile.causes import Failure, failure, node_lost, waiting
+from moe_operator.reconcile.causes import failure, node_lost, refusal
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -48,12 +48,14 @@ def test_pods_that_run_or_start_are_no_failure() -> None:
         (
             ended(exitCode=137, reason="OOMKilled"),
             "OOMKilled",
-            "slot 0 on node-0: container runtime ran out of memory (OOMKilled)",
+            "slot 0 on node-0: container runtime ran out of memory (OOMKilled); raise runtime.resources.limits.memory, or "
+            "leave it out; what ranks share in /dev/shm counts for it too",
         ),
         (
             ended(exitCode=3, message="Traceback\n  …\nValueError: tensor lm_head is missing\n\n"),
             "ContainerExited",
-            "slot 0 on node-0: container runtime exited with 3: ValueError: tensor lm_head is missing",
+            "slot 0 on node-0: container runtime exited with 3: Traceback | … | ValueError: tensor lm_head "
+            "is missing",
         ),
         (
             ended(exitCode=139, signal=11),
@@ -63,13 +65,14 @@ def test_pods_that_run_or_start_are_no_failure() -> None:
         (ended(exitCode=0, reason="Completed"), "ContainerExited", "slot 0 on node-0: container runtime exited with 0"),
         (
             ended(exitCode=128, reason="StartError", message="exec: python: not found"),
-            "StartError",
-            "slot 0 on node-0: container runtime could not be started: exec: python: not found",
+            "ContainerNotStarted",
+            "slot 0 on node-0: container runtime could not be started: exec: python: not found; see whether runtime.image "
+            "has that command, and for this node's architecture",
         ),
         (
             {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no nvidia.com/gpu left"},
-            "UnexpectedAdmissionError",
-            "slot 0 on node-0: no nvidia.com/gpu left",
+            "DeviceRefused",
+            "slot 0 on node-0: UnexpectedAdmissionError: no nvidia.com/gpu left; see the device plugin's pods on the node",
         ),
         ({"phase": "Failed"}, "PodFailed", "slot 0 on node-0: phase Failed"),
         (
@@ -142,25 +145,94 @@ def test_a_done_init_container_is_as_it_should_be() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "reason", ["CreateContainerConfigError", "InvalidImageName", "ErrImageNeverPull", "CreateContainerError"]
-)
-def test_what_keeps_a_container_from_starting_is_told(reason: str) -> None:
-    state = {"waiting": {"reason": reason, "message": 'secret "key" not found'}}
-    stuck = pod(0, phase="Pending", containerStatuses=[{"name": "runtime", "state": state, "restartCount": 0}])
-    assert found(stuck) is None
-    assert waiting({0: stuck}) == Failure(
-        reason, 'slot 0 on node-0: container runtime does not start: secret "key" not found'
-    )
-
-
-def test_a_container_that_is_being_created_is_not_stuck() -> None:
-    state = {"waiting": {"reason": "ContainerCreating"}}
-    assert waiting({0: pod(0, containerStatuses=[{"name": "runtime", "state": state}])}) is None
-
-
 def test_a_very_long_last_line_is_cut() -> None:
     failed = found(pod(0, **ended(message="x" * 5000)))
     assert failed is not None
-    assert len(failed[1]) < 400
+    assert len(failed[1]) < 500
     assert failed[1].endswith("x…")
+
+
+def test_memory_that_ran_out_is_told_with_its_limit() -> None:
+    killed = pod(0, **ended(exitCode=137, reason="OOMKilled"))
+    killed["spec"]["containers"] = [{"name": "runtime", "resources": {"limits": {"memory": "64Gi"}}}]
+    failed = found(killed)
+    assert failed is not None
+    assert "(OOMKilled), with a limit of 64Gi; raise" in failed[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "DiskFull: /models: 61.2 GB are to be fetched, and 20.1 GB are free; give the pod a larger volume",
+            "DiskFull",
+        ),
+        ("OSError: [Errno 28] No space left on device", "DiskFull"),
+        ("SourceDenied: org/model: no access; set HF_TOKEN to a token that may read it", "SourceDenied"),
+        (
+            "NameUnknown: the frontend's name m-0-0.m-0.team is not known: DNS says: Name or service not known",
+            "NameUnknown",
+        ),
+        ("CheckpointUnusable: /models: config.json is missing", "CheckpointUnusable"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "GpuMemoryExceeded"),
+        ("Disk full of emotions", "ContainerExited"),
+    ],
+)
+def test_what_a_container_says_at_its_end_gives_the_reason(said: str, reason: str) -> None:
+    failed = found(pod(0, **ended(message=f"{said}\n")), pod(1, **RUNNING))
+    assert failed is not None
+    assert failed[0] == reason
+    assert failed[1].startswith("slot 0 on node-0: container runtime exited with 1: ")
+    assert said.removeprefix(f"{reason}: ") in failed[1]
+    assert f"{reason}: " not in failed[1], "the word is the reason, and not said twice"
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("OutOfcpu", "KubeletRefused"),
+        ("OutOfnvidia.com/gpu", "KubeletRefused"),
+        ("NodeAffinity", "KubeletRefused"),
+        ("TaintToleration", "KubeletRefused"),
+        ("UnexpectedAdmissionError", "DeviceRefused"),
+        ("NodeShutdown", "NodeShutdown"),
+        ("Terminated", "NodeShutdown"),
+        ("Evicted", "Evicted"),
+        ("SomethingOfTomorrow", "PodFailed"),
+    ],
+)
+def test_a_kubelets_own_word_stands_in_the_message_and_ours_is_the_reason(word: str, reason: str) -> None:
+    failed = found(pod(0, phase="Failed", reason=word, message="it would not"))
+    assert failed is not None
+    assert failed[0] == reason
+    assert f"slot 0 on node-0: {word}: it would not" in failed[1]
+
+
+# As the API server of Kubernetes 1.36 answers, recorded.
+REFUSED = "PATCH /api/v1/namespaces/team/pods/m-0-1: HTTP 403: "
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('pods "m-0-1" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1', "QuotaExceeded"),
+        ('pods "m-0-1" is forbidden: failed quota: few: must specify limits.cpu for: runtime', "QuotaExceeded"),
+        ('pods "m-0-1" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi', "LimitRangeRefused"),
+        ('pods "m-0-1" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes', "PodSecurityRefused"),
+        (
+            'pods "m-0-1" is forbidden: User "system:serviceaccount:moe-operator-system:moe-operator" cannot patch resource '
+            '"pods" in API group "" in the namespace "team"',
+            "OperatorForbidden",
+        ),
+        ('pods "m-0-1" is forbidden: no PriorityClass with name high was found', "PriorityClassMissing"),
+        ('pods "m-0-1" is forbidden: unable to create new content in namespace team because it is being terminated',
+         "NamespaceTerminating"),
+        ('admission webhook "policy.example.com" denied the request: no images from there', "PolicyRefused"),
+        ("ValidatingAdmissionPolicy 'gpus' with binding 'b' denied request: too many", "PolicyRefused"),
+        ("the body is not to my taste", "WriteRefused"),
+    ],
+)  # fmt: skip
+def test_what_the_api_server_refuses_is_told_apart(said: str, reason: str) -> None:
+    found = refusal(REFUSED + said)
+    assert found.reason == reason
+    assert found.message.startswith(REFUSED + said + "; "), "its words, then what to do"

@@ -127,7 +127,7 @@ def test_what_the_api_server_refuses_is_told_and_half_a_replica_given_back() -> 
     words = "pods m-0-1 is forbidden: exceeded quota: gpus"
     cluster = Cluster(manifest(failure={"backoff": "10s", "maxRestarts": 1}))
     waits = []
-    for _ in range(3):
+    for _ in range(4):
         for write in every_write(cluster.decide()):
             if write.object["metadata"]["name"] != "m-0-1":
                 cluster.write(write)
@@ -135,11 +135,13 @@ def test_what_the_api_server_refuses_is_told_and_half_a_replica_given_back() -> 
         cluster.kubelets()
         assert cluster.pods() == []
         cluster.now = cluster.now.replace(hour=cluster.now.hour + 1)
-    assert waits == [10, None, None]
-    assert cluster.condition("Stalled")["reason"] == "WriteRefused"
-    assert words in cluster.condition("Stalled")["message"]
-    assert cluster.settle().stages == ()
-    assert cluster.condition("Stalled")["reason"] == "WriteRefused"
+        assert cluster.condition("Stalled")["reason"] == "QuotaExceeded"
+        assert words in cluster.condition("Stalled")["message"]
+    assert waits == [10, 20, 40, 80], "the waits grow"
+    assert cluster.replica_status(0)["restarts"] == 0, "nothing has failed, so no restart is spent"
+    assert len({event.message for event in cluster.events}) == len(cluster.events), "each is told once"
+    cluster.settle()
+    assert cluster.condition("Ready")["status"] == "True", "room in the quota is found without a person's help"
 
 
 def test_names_at_the_length_limit() -> None:
@@ -288,9 +290,9 @@ def test_a_failed_pod_restarts_the_whole_group_after_the_backoff() -> None:
     assert before.isdisjoint(pod["metadata"]["uid"] for pod in cluster.pods())
     status = cluster.replica_status(0)
     assert (status["phase"], status["restarts"]) == ("Ready", 1)
-    assert status["lastFailure"].endswith("container runtime exited with 3: ValueError: no such layer")
+    assert status["lastFailure"].endswith("container runtime exited with 3: first | ValueError: no such layer")
     assert [(event.type, event.reason) for event in cluster.events] == [
-        ("Warning", "Restarting"),
+        ("Warning", "ContainerExited"),
         ("Normal", "Serving"),
     ]
 
@@ -307,7 +309,8 @@ def test_the_backoff_doubles_and_restarts_end_in_stalled_with_the_cause() -> Non
     assert waits == [10, 20]
     stalled = cluster.condition("Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "OOMKilled")
-    assert "container runtime ran out of memory (OOMKilled); not restarted after 2 restarts" in stalled["message"]
+    assert "container runtime ran out of memory (OOMKilled); raise runtime.resources" in stalled["message"]
+    assert "; not restarted after 2 restarts; change the spec" in stalled["message"]
     assert cluster.names("Pod") == ["m-0-0"], "the pod that ended keeps its log, the others their GPUs no more"
     assert cluster.condition("Reconciling")["status"] == "False"
 
@@ -318,6 +321,7 @@ def test_a_stalled_replica_is_tried_again_with_more_restarts_or_another_spec() -
         cluster.fail("m-0-0")
         cluster.settle()
         assert cluster.condition("Stalled")["status"] == "True"
+        assert "; failure.maxRestarts is 0; change the spec" in cluster.condition("Stalled")["message"]
         cluster.edit(**change)
         cluster.settle()
         assert cluster.condition("Ready")["status"] == "True"
@@ -488,9 +492,9 @@ def test_an_image_that_cannot_be_pulled_stalls_at_once_and_comes_back_by_itself(
         state["state"] = {"waiting": {"reason": reason, "message": message}}
         cluster.settle()
         stalled = cluster.condition("Stalled")
-        assert (stalled["status"], stalled["reason"]) == ("True", "ImagePullBackOff")
-        assert stalled["message"].endswith("container runtime does not start: manifest unknown")
-    assert [event.reason for event in cluster.events].count("ImagePullBackOff") == 1
+        assert (stalled["status"], stalled["reason"]) == ("True", "ImageNotFound")
+        assert "container runtime does not start: manifest unknown (ErrImagePull); correct" in stalled["message"]
+    assert [event.reason for event in cluster.events].count("ImageNotFound") == 1
     assert cluster.record(0)["attempt"] == 1
     state["state"] = {"running": {}}
     cluster.silent = set()
@@ -712,7 +716,12 @@ def test_pods_that_the_scheduler_refuses_are_placed_anew() -> None:
     pod["status"] = {"phase": "Pending", "conditions": [refused]}
     cluster.endpoints[0] = Endpoint(answered=False)
     decision = cluster.step()
-    assert decision.wake_after_s == pytest.approx(30)
+    assert decision.wake_after_s == pytest.approx(5)
+    cluster.now = cluster.now.replace(second=10)
+    assert cluster.step().wake_after_s == pytest.approx(20, abs=1)
+    ready = cluster.condition("Ready")
+    assert (ready["reason"], "0/4 nodes are available" in ready["message"]) == ("Unschedulable", True)
+    assert cluster.condition("Stalled")["status"] == "False"
     cluster.now = cluster.now.replace(minute=1)
     cluster.step()
     assert cluster.record(0)["attempt"] == 2

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from moe_operator.cli.tables import WIDTH, table
+from moe_operator.cli.tables import WIDTH, micro_batches, table
 from moe_plan.units import format_seconds
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _best(result: "SearchResult") -> list[str]:
 
 def _details(best: "Found") -> list[str]:
     order = ", ".join(best.rank_order)
-    return [f"most tokens/s with rankOrder [{order}] and {best.micro_batches} micro-batches a step"]
+    return [f"most tokens/s with rankOrder [{order}] and {micro_batches(best.micro_batches)} a step"]
 
 
 def _runners_up(result: "SearchResult") -> Iterator[str]:

@@ -41,6 +41,11 @@ _TIME_PARTS = (
 )
 
 
+def micro_batches(count: int) -> str:
+    """So many micro-batches, in words."""
+    return "1 micro-batch" if count == 1 else f"{count:,} micro-batches"
+
+
 def table(rows: Iterable[Sequence[str]], *, header: Sequence[str]) -> list[str]:
     """Aligned columns: the first to the left, the others to the right."""
     cells = [tuple(header), *(tuple(row) for row in rows)]
@@ -70,7 +75,10 @@ def _head(plan: "Plan") -> list[str]:
             "layout",
             f"ep {degrees.ep} · tp {degrees.tp} · pp {degrees.pp} = {degrees.world} ranks of {plan.hardware.name}",
         ),
-        ("ranks", f"numbered {', '.join(plan.rank_order)}, outermost first; {plan.micro_batches} micro-batches a step"),
+        (
+            "ranks",
+            f"numbered {', '.join(plan.rank_order)}, outermost first; {micro_batches(plan.micro_batches)} a step",
+        ),
         ("experts", f"{experts.logical}{copies}, {experts.per_rank} a rank in each MoE layer"),
         (
             "pods",

@@ -1,12 +1,12 @@
 """Why a deployment is not ready: its conditions in the order in which to act on them, then its worst pod. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from moe_operator.kubectl.holders import speaking_container
 from moe_operator.kubectl.status import wrapped
-from moe_operator.reconcile import causes
+from moe_operator.reconcile import causes, delays
 from moe_operator.reconcile.model import Object
 from moe_operator.reconcile.objects import (
     REPLICA_LABEL,
@@ -25,11 +25,13 @@ _ORDER = (
     ("Stalled", "False"),
     ("ParallelismValid", "True"),
     ("Placed", "True"),
-    ("Reconciling", "False"),
     ("Ready", "True"),
+    ("Reconciling", "False"),
     ("Available", "True"),
 )
 """Conditions as a person acts on them, each with the status in which there is nothing to do."""
+_CONTENT = frozenset({"Serving", "ScaledToZero"})
+"""Reasons of Ready=True beside which there is nothing to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _failed(group: dict[int, Object]) -> Worst | None:
 
 def _waiting(group: dict[int, Object]) -> Worst | None:
     for slot, pod in sorted(group.items()):
-        found = causes.waiting({slot: pod})
+        found = delays.waiting(slot, pod)
         if found is not None:
             return _worst(pod, found.reason, found.message)
     return None
@@ -106,13 +108,17 @@ def _worst(pod: Object, reason: str, message: str) -> Worst:
 
 
 def _reasons(deployment: Object) -> Iterator[tuple[str, str, str, str]]:
-    told: set[tuple[str, str]] = set()
+    told: set[str] = set()
     for kind, fine in _ORDER:
         found = condition(deployment, kind)
-        if found is None or found["status"] == fine or (found["reason"], found["message"]) in told:
+        if found is None or _is_fine(found, fine) or found["message"] in told:
             continue
-        told.add((found["reason"], found["message"]))
+        told.add(found["message"])
         yield kind, found["status"], found["reason"], found["message"]
+
+
+def _is_fine(found: Mapping[str, str], fine: str) -> bool:
+    return found["status"] == fine and (found["type"] != "Ready" or found["reason"] in _CONTENT)
 
 
 def _pod_lines(worst: Worst, last_line: str) -> list[str]:

@@ -70,6 +70,7 @@ def replica_children(
         "gang": gang,
         "group": group_name(gang, plan, owner["name"], index),
         "scheduling": spec.scheduling,
+        "agent_port": _asked_agents(plan),
     }
     return tuple(render("replica.yaml.j2", context))
 
@@ -192,7 +193,7 @@ def _shared(
         "ranks_per_slot": plan.ranks_per_slot,
         "port": plan.port,
         "master_port": _master_port(plan),
-        "agent_port": _agent_port(plan),
+        "agent_port": agent_port(plan.port),
         "gang": pod_extras(gang, scheduling, plan, group),
         "scheduling": scheduling,
         "tolerations": [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in scheduling.tolerations],
@@ -239,13 +240,20 @@ def _shared_memory(plan: Plan) -> str:
 
 
 def _master_port(plan: Plan) -> int:
-    return _other_than(_CONTRACT["master_port"], plan)
+    return _other_than(_CONTRACT["master_port"], plan.port)
 
 
-def _agent_port(plan: Plan) -> int:
-    return _other_than(_CONTRACT["agent_port"], plan)
+def agent_port(port: int) -> int:
+    """Where the slots but the first answer probes, beside an endpoint on `port`."""
+    return _other_than(_CONTRACT["agent_port"], port)
 
 
-def _other_than(port: int, plan: Plan) -> int:
+def _asked_agents(plan: Plan) -> int | None:
+    """The port where other slots say how they are; None where there are none, or none that say so."""
+    probes = engine(plan.engine).worker
+    return agent_port(plan.port) if plan.slots > 1 and probes is not None and probes.port == "agent" else None
+
+
+def _other_than(own: int, port: int) -> int:
     """The port, or the next where the endpoint has it."""
-    return port + (port == plan.port)
+    return own + (own == port)

@@ -7,6 +7,7 @@ from moe_operator.placement.cost import Cost, Where, parted, spans
 from moe_operator.placement.eligible import barred, counts, free, offered
 from moe_operator.placement.fit import Held, Room, make_parts
 from moe_operator.placement.groups import KINDS, Group, Kind, Traffic
+from moe_operator.placement.hints import nearest, no_device, no_label
 from moe_operator.placement.network import Network, natural
 from moe_operator.placement.nodes import Amounts, Node
 from moe_plan.spec import Scheduling
@@ -25,7 +26,8 @@ def lack_of_nodes(
     yield f"needs room for {_count(slots, 'slot')} of {each} each; there is room for {fit}"
     with_gpus = [node for node in nodes if node.allocatable.get(gpu, 0) > 0]
     if not with_gpus:
-        yield f"no node offers {gpu}: is its device plugin running?"
+        yield no_device(gpu, nodes)
+    yield from no_label(scheduling.node_selector, with_gpus)
     barring: defaultdict[str, list[str]] = defaultdict(list)
     short: defaultdict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for node in sorted(with_gpus, key=lambda node: natural(node.name)):
@@ -37,7 +39,8 @@ def lack_of_nodes(
             name, amount = _scarcest(node, requests, when)
             short[when, name][node.name] = amount
     for (when, name), amounts in short.items():
-        yield f"{_names(amounts)} with at most {_amount(name, max(amounts.values()))} {when}"
+        most = max(amounts.values())
+        yield f"{_names(amounts)} with {f'at most {_amount(name, most)}' if most else f'no {name}'} {when}"
     yield from (f"{_names(names)} {bar}" for bar, names in barring.items())
 
 
@@ -63,14 +66,15 @@ def _amount(name: str, amount: int) -> str:
     return f"{format_bytes(amount)} {name}" if is_bytes else f"{amount} {name}"
 
 
-def unknown_level(kind: Kind, level: str, levels: Sequence[str]) -> str:
-    """A required level that is none."""
+def unknown_level(kind: Kind, level: str, levels: Sequence[str], nodes: Sequence[Node]) -> str:
+    """A required level that is none, with the labels of the nodes that it may mean."""
     field = f"spec.topology.required.{kind}"
     if levels and level not in levels:
         return f"{field} is {level}, which spec.topology.levels does not list"
-    return f"{field} is {level}, a label that no node for these slots carries" + (
-        "" if levels else ", or none of those known: list the levels in spec.topology.levels"
-    )
+    carried = {key for node in nodes for key in node.labels}
+    if level in carried:
+        return f"{field} is {level}, none of the levels known: list the levels in spec.topology.levels"
+    return f"{field} is {level}, a label that no node for these slots carries{nearest(level, carried)}"
 
 
 def lack_of_domains(

@@ -77,7 +77,7 @@ def place(
     if sum(capacity) < plan.slots:
         return Unplaceable(tuple(lack_of_nodes(plan.slots, sum(capacity), nodes, scheduling, requests, gpu)))
     network, flow = make_network(usable, topology.levels), traffic(plan)
-    unknown = tuple(_unknown_levels(network, flow, topology))
+    unknown = tuple(_unknown_levels(network, flow, topology, usable))
     if unknown:
         return Unplaceable(unknown)
     task = _task(network, flow, topology, capacity, siblings, keep)
@@ -104,12 +104,12 @@ def _chosen(levels: Levels) -> dict[Kind, str]:
     return {kind: level for kind in KINDS if (level := getattr(levels, kind)) is not None}
 
 
-def _unknown_levels(network: Network, flow: Traffic, topology: Topology) -> Iterator[str]:
+def _unknown_levels(network: Network, flow: Traffic, topology: Topology, nodes: Sequence[Node]) -> Iterator[str]:
     """Levels required of groups that span slots, but on no node."""
     spanning = {group.kind for group in flow.whole}
     for kind, level in _chosen(topology.required).items():
         if level not in network.tier_of and kind in spanning:
-            yield unknown_level(kind, level, topology.levels)
+            yield unknown_level(kind, level, topology.levels, nodes)
 
 
 def _task(

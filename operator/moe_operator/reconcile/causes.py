@@ -1,10 +1,11 @@
-"""Why a replica must be restarted, or cannot start: read from its pods and nodes, the root cause first.
+"""Why a replica must be restarted: read from its pods and nodes, the root cause first.
 
 When one rank dies, its peers die of the broken communication a little later: a lost node or a pod that was taken away
-comes before containers that ended, and of these the one that ended first is the cause.
+comes before containers that ended, and of these the one that ended first is the cause. What keeps pods from starting
+without any need to restart them is the business of `delays`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 from moe_operator.reconcile import objects
 from moe_operator.reconcile.model import Object
 from moe_operator.reconcile.objects import condition, container_states, name, node_of, parse_time, terminating
+from moe_operator.reconcile.wordings import last_line, last_lines, reasons_of, recognise, understand
 
 NODE_GRACE = timedelta(seconds=30)
 """How long a node may be not ready before its slots count as lost; the node controller has waited 40 s before."""
 BIND_GRACE = timedelta(seconds=30)
 """How long the scheduler may refuse a pod its node before the replica is placed anew."""
-LOG_CHARACTERS = 300
+
+REFUSALS = reasons_of("refused")
+"""Reasons of `refusal`: nothing was started, so nothing has failed."""
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": ("Preempted", "was preempted by a pod of higher priority"),
@@ -28,16 +32,6 @@ _DISRUPTIONS = {
 }
 """Reasons of the pod condition DisruptionTarget:
 https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions."""
-_WAITING = {
-    "ErrImagePull": "ImagePullBackOff",
-    "ImagePullBackOff": "ImagePullBackOff",
-    "ErrImageNeverPull": "ErrImageNeverPull",
-    "InvalidImageName": "InvalidImageName",
-    "CreateContainerConfigError": "CreateContainerConfigError",
-    "CreateContainerError": "CreateContainerError",
-    "RunContainerError": "RunContainerError",
-}
-"""What the kubelet waits for and retries by itself; the two names of a failed pull alternate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +39,13 @@ class Failure:
     """Why a group of pods is of no use any more, or does not start."""
 
     reason: str
-    """CamelCase word for machines."""
+    """CamelCase word for machines, of a closed set."""
     message: str
     """Sentence for people; the same as long as the cause is."""
     slot: int | None = None
     """The slot that it began with."""
+    passes: bool = False
+    """Whether it may pass by itself, so that nobody must act yet."""
 
 
 def failure(
@@ -69,17 +65,10 @@ def failure(
     return unbound[0] if unbound else None
 
 
-def waiting(pods: Mapping[int, Object]) -> Failure | None:
-    """What keeps containers from starting, which the kubelet retries by itself."""
-    for slot in sorted(pods):
-        for state in container_states(pods[slot]):
-            wait = (state.get("state") or {}).get("waiting") or {}
-            if wait.get("reason") in _WAITING:
-                said = str(wait.get("message") or "").rpartition("ErrImagePull: ")[2]
-                where = f" on {node}" if (node := node_of(pods[slot])) else ""
-                what = f"slot {slot}{where}: container {state.get('name')}"
-                return Failure(_WAITING[wait["reason"]], f"{what} does not start: {_last_line(said) or wait['reason']}")
-    return None
+def refusal(said: str) -> Failure:
+    """What the API server says to a write that it refuses for good."""
+    row = understand("refused", said)
+    return Failure(row.reason, row.advise(said))
 
 
 def looks_again(
@@ -87,11 +76,11 @@ def looks_again(
 ) -> Iterator[float]:
     """Seconds after which a grace period ends that has begun."""
     for node in set(placed):
-        since = _not_ready_since(nodes.get(node))
+        since = not_ready_since(nodes.get(node))
         if since is not None:
             yield (since + NODE_GRACE - now).total_seconds()
     for pod in pods.values():
-        refused = _refused(pod)
+        refused = unschedulable(pod)
         since = parse_time(refused.get("lastTransitionTime")) if refused else None
         if since is not None:
             yield (since + BIND_GRACE - now).total_seconds()
@@ -101,15 +90,28 @@ def node_lost(node: str, nodes: Mapping[str, Object], now: datetime) -> bool:
     """Whether a node is gone, or has not been ready for longer than the grace period."""
     if node not in nodes:
         return True
-    since = _not_ready_since(nodes[node])
+    since = not_ready_since(nodes[node])
     return since is not None and now - since >= NODE_GRACE
 
 
-def _not_ready_since(node: Object | None) -> datetime | None:
+def not_ready_since(node: Object | None) -> datetime | None:
+    """When a node ceased to be ready; None while it is."""
     ready = condition(node, "Ready") if node is not None else None
     if ready is None or ready.get("status") == "True":
         return None
     return parse_time(ready.get("lastTransitionTime"))
+
+
+def unschedulable(pod: Object) -> Mapping[str, Any] | None:
+    """The scheduler's refusal of a pod that is not bound."""
+    found = condition(pod, "PodScheduled")
+    return found if found and found.get("status") == "False" and found.get("reason") == "Unschedulable" else None
+
+
+def not_bound(slot: int, pod: Object) -> str:
+    """What the scheduler says of a pod that it refuses to bind."""
+    said = last_line(str((unschedulable(pod) or {}).get("message") or ""))
+    return f"slot {slot}: the scheduler does not bind it to {node_of(pod)}: {said}"
 
 
 def _node_lost(slot: int, node: str, nodes: Mapping[str, Object], now: datetime) -> Failure | None:
@@ -128,7 +130,7 @@ def _taken(slot: int, pod: Object) -> Failure:
     target = condition(pod, "DisruptionTarget") or {}
     reason, words = _DISRUPTIONS.get(str(target.get("reason")), ("PodDeleted", "was deleted"))
     said = (pod.get("status") or {}).get("message") if reason == "Evicted" else None
-    detail = f": {_last_line(str(said))}" if said else ""
+    detail = f": {last_line(str(said))}" if said else ""
     message = f"slot {slot}: pod {name(pod)} {words.format(node=node_of(pod) or 'its node')}{detail}"
     return Failure(reason, message, slot)
 
@@ -142,12 +144,16 @@ def _ended(slot: int, pod: Object) -> Iterator[tuple[str, Failure]]:
     ]
     yield from found
     if not found and objects.finished(pod):
-        status = pod.get("status") or {}
-        said = _last_line(str(status.get("message") or "")) or f"phase {objects.phase(pod)}"
-        where = node_of(pod) or "its node"
-        reason = str(status.get("reason") or "PodFailed")
-        word = reason if reason.isalnum() and reason.isascii() and reason[0].isalpha() else "PodFailed"
-        yield "~", Failure(word, f"slot {slot} on {where}: {said}", slot)
+        yield "~", _failed_whole(slot, pod)
+
+
+def _failed_whole(slot: int, pod: Object) -> Failure:
+    """A pod that failed without a container that ended: its kubelet would not have it, or not any more."""
+    status = pod.get("status") or {}
+    word, said = str(status.get("reason") or ""), last_line(str(status.get("message") or ""))
+    told = ": ".join(filter(None, (word, said))) or f"phase {objects.phase(pod)}"
+    found = understand("failed", told)
+    return Failure(found.reason, found.advise(f"slot {slot} on {node_of(pod) or 'its node'}: {told}"), slot)
 
 
 def _termination(state: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -166,33 +172,36 @@ def _is_init_done(state: Mapping[str, Any], ended: Mapping[str, Any]) -> bool:
 def _exit(slot: int, pod: Object, state: Mapping[str, Any], ended: Mapping[str, Any]) -> Failure:
     where = node_of(pod) or "its node"
     what = f"slot {slot} on {where}: container {state.get('name')}"
-    if ended.get("reason") == "OOMKilled":
-        return Failure("OOMKilled", f"{what} ran out of memory (OOMKilled)", slot)
-    last = _last_line(str(ended.get("message") or ""))
-    said = f": {last}" if last else ""
-    if ended.get("reason") in ("StartError", "ContainerCannotRun"):
-        return Failure(str(ended["reason"]), f"{what} could not be started{said}", slot)
-    signal = f" (signal {ended['signal']})" if ended.get("signal") else ""
-    return Failure("ContainerExited", f"{what} exited with {ended.get('exitCode')}{signal}{said}", slot)
+    word, words = str(ended.get("reason") or ""), str(ended.get("message") or "")
+    found = understand("ended", f"{word}: {words}")
+    said = last_lines(words).removeprefix(f"{found.reason}: ")
+    told = f": {said}" if said else ""
+    if found.reason == "OOMKilled":
+        sentence = f"{what} ran out of memory (OOMKilled){_limit(pod, str(state.get('name')))}"
+    elif found.reason == "ContainerNotStarted":
+        sentence = f"{what} could not be started{told}"
+    else:
+        signal = f" (signal {ended['signal']})" if ended.get("signal") else ""
+        sentence = f"{what} exited with {ended.get('exitCode')}{signal}{told}"
+    return Failure(found.reason, found.advise(sentence), slot)
 
 
-def _refused(pod: Object) -> Mapping[str, Any] | None:
-    """The scheduler's refusal of a pod that is not bound."""
-    found = condition(pod, "PodScheduled")
-    return found if found and found.get("status") == "False" and found.get("reason") == "Unschedulable" else None
+def _limit(pod: Object, container: str) -> str:
+    """The memory limit of a container, in words."""
+    spec = pod.get("spec") or {}
+    for one in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
+        limit = ((one.get("resources") or {}).get("limits") or {}).get("memory")
+        if one.get("name") == container and limit is not None:
+            return f", with a limit of {limit}"
+    return ""
 
 
 def _unbound(slot: int, pod: Object, now: datetime) -> Failure | None:
-    refused = _refused(pod)
+    """A pod that the scheduler refuses for so long that another node is looked for."""
+    refused = unschedulable(pod)
     since = parse_time(refused.get("lastTransitionTime")) if refused else None
     if refused is None or since is None or now - since < BIND_GRACE:
         return None
-    said = _last_line(str(refused.get("message") or ""))
-    return Failure("Unschedulable", f"slot {slot}: the scheduler does not bind it to {node_of(pod)}: {said}", slot)
-
-
-def _last_line(text: str) -> str:
-    """The last line that says anything, shortened."""
-    lines: Iterable[str] = (line.strip() for line in reversed(text.splitlines()))
-    line = next((line for line in lines if line), "")
-    return line if len(line) <= LOG_CHARACTERS else f"{line[: LOG_CHARACTERS - 1]}…"
+    if recognise("unbound", str(refused.get("message") or "")):
+        return None  # it would be refused on any node
+    return Failure("Unschedulable", not_bound(slot, pod), slot)

@@ -6,11 +6,12 @@ Messages hold no times or counts of seconds, so that a condition changes only wh
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from moe_operator.reconcile import causes
 from moe_operator.reconcile.lifecycle import Outcome
-from moe_operator.reconcile.objects import DEPLOYMENT_LABEL, controller, format_time, labels, name
+from moe_operator.reconcile.objects import DEPLOYMENT_LABEL, condition, controller, format_time, holds, labels, name
 from moe_operator.reconcile.picture import Picture
 from moe_operator.status import Condition, ConditionType
 from moe_operator.verdict import reason, verdict
@@ -30,6 +31,8 @@ class Finding:
 
     reason: str
     message: str
+    doing: str = ""
+    """Reason of Reconciling, where it is another: what is done about it."""
 
 
 _SCALED_TO_ZERO = Finding("ScaledToZero", "no replica is asked for")
@@ -79,23 +82,35 @@ def _blocks(picture: Picture) -> Iterator[Finding]:
     if foreign:
         names = ", ".join(dict.fromkeys(f"{obj.get('kind', 'Pod')} {name(obj)}" for obj in foreign))
         yield Finding("NameTaken", f"not this deployment's, and left alone: {names}; delete or rename it, or this")
-    for outcome in picture.wanted:
-        problem, record = outcome.problem, outcome.replica.record
-        if problem is not None and record is not None:
-            what = f"replica {outcome.replica.index}: {problem.message}"
-            yield Finding(problem.reason, what if record.failed is None else f"{what}; {_given_up(picture, outcome)}")
+    yield from _hopeless(picture)
     if picture.view.refused is not None:
-        yield Finding("WriteRefused", picture.view.refused)
+        refusal = causes.refusal(picture.view.refused)
+        yield Finding(refusal.reason, refusal.message)
     yield from _no_room_to_roll(picture)
+
+
+def _hopeless(picture: Picture) -> Iterator[Finding]:
+    """Replicas that do not come up until somebody does something."""
+    for outcome in picture.wanted:
+        trouble, record = outcome.trouble, outcome.replica.record
+        if record is None:
+            continue
+        where = f"replica {outcome.replica.index}"
+        if record.failed is not None and trouble is not None:
+            yield Finding(trouble.reason, f"{where}: {trouble.message}; {_given_up(picture, outcome)}")
+        elif trouble is not None and not trouble.passes:
+            yield Finding(trouble.reason, f"{where}: {trouble.message}")
+        elif record.last_reason in causes.REFUSALS and not outcome.replica.pods:
+            yield Finding(record.last_reason, f"{where}: {record.last_failure}")
 
 
 def _given_up(picture: Picture, outcome: Outcome) -> str:
     record = outcome.replica.record
     assert record is not None
-    return (
-        f"not restarted after {record.restarts} restarts; change the spec, raise failure.maxRestarts or delete "
-        f"ConfigMap {name(picture.view.deployment)}-{outcome.replica.index} to try again"
-    )
+    count = "restart" if record.restarts == 1 else "restarts"
+    ended = f"not restarted after {record.restarts} {count}" if record.restarts else "failure.maxRestarts is 0"
+    holder = f"ConfigMap {name(picture.view.deployment)}-{outcome.replica.index}"
+    return f"{ended}; change the spec, raise failure.maxRestarts or delete {holder} to try again"
 
 
 def _no_room_to_roll(picture: Picture) -> Iterator[Finding]:
@@ -133,9 +148,11 @@ def _progress(picture: Picture) -> Iterator[Finding]:
     yield from _recovery(picture)
     if any(o.leaving for o in picture.outcomes) or len(picture.outcomes) > len(picture.wanted):
         yield Finding("ScalingDown", f"down to {_replicas(picture.desired)}")
+    yield from _delays(picture)
     if picture.serving < picture.desired:
         yield Finding("Starting", f"{_of(picture.serving, picture.desired)} answer; the others start")
     yield from _degraded(picture)
+    yield from _unreachable(picture)
 
 
 def _recovery(picture: Picture) -> Iterator[Finding]:
@@ -143,7 +160,37 @@ def _recovery(picture: Picture) -> Iterator[Finding]:
     for outcome in picture.wanted:
         record = outcome.replica.record
         if record is not None and record.last_failure is not None and not outcome.serving:
-            yield Finding("Restarting", f"replica {outcome.replica.index}: {record.last_failure}")
+            cause = record.last_reason or "Restarting"
+            yield Finding(cause, f"replica {outcome.replica.index}: {record.last_failure}", "Restarting")
+
+
+def _delays(picture: Picture) -> Iterator[Finding]:
+    """What keeps replicas from serving, though it may pass."""
+    for outcome in picture.wanted:
+        if outcome.trouble is not None and outcome.trouble.passes and not outcome.serving:
+            yield Finding(
+                outcome.trouble.reason, f"replica {outcome.replica.index}: {outcome.trouble.message}", "Starting"
+            )
+
+
+def _unreachable(picture: Picture) -> Iterator[Finding]:
+    """Frontends that answer the operator while the kubelets do not count one of them as ready, so the Service has none."""
+    fronts = [outcome.replica.pods.get(0) for outcome in picture.wanted if outcome.serving]
+    if fronts and not any(pod is not None and holds(pod, "Ready") for pod in fronts):
+        said = (condition(pod, "Ready") or {} for pod in fronts if pod is not None)
+        why = next((f": {one['message']}" for one in said if one.get("message")), "")
+        yield Finding(
+            "ServiceWithoutEndpoints",
+            f"the frontend answers, but its pod is not Ready, so Service {name(picture.view.deployment)} sends requests "
+            f"nowhere{why}",
+        )
+
+
+def _concerns(picture: Picture) -> Iterator[Finding]:
+    """What replicas serve in spite of."""
+    for outcome in picture.wanted:
+        if outcome.trouble is not None and outcome.serving:
+            yield Finding(outcome.trouble.reason, f"replica {outcome.replica.index}: {outcome.trouble.message}")
 
 
 def _degraded(picture: Picture) -> Iterator[Finding]:
@@ -173,6 +220,9 @@ def _ready(picture: Picture, blocked: Finding | None, progress: Finding | None) 
         return ("True" if found.reason == DEGRADED else "False"), found
     if picture.desired == 0:
         return "True", _SCALED_TO_ZERO
+    concern = next(_concerns(picture), None)
+    if concern is not None:
+        return "True", concern
     return "True", Finding("Serving", _all(picture.desired, "answers", "answer"))
 
 
@@ -180,7 +230,7 @@ def _reconciling(blocked: Finding | None, progress: Finding | None) -> tuple[Sta
     if blocked is not None:
         return "False", Finding("Stalled", "a person must act; see Stalled")
     if progress is not None:
-        return "True", progress
+        return "True", replace(progress, reason=progress.doing or progress.reason)
     return "False", Finding("Settled", "all is as wanted")
 
 
@@ -229,6 +279,9 @@ def _unplaced(picture: Picture) -> str:
 
 
 def _available(picture: Picture) -> tuple[Status, Finding]:
+    unreachable = next(_unreachable(picture), None)
+    if unreachable is not None:
+        return "False", unreachable
     if picture.serving:
         return "True", Finding("EndpointAnswers", f"{_of(picture.serving, picture.desired)} answer")
     if picture.desired == 0:

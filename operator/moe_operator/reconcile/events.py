@@ -43,7 +43,8 @@ def _of_replicas(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
         failure, restarts = replica.get("lastFailure"), replica.get("restarts")
         fresh = (was.get("lastFailure"), was.get("restarts")) != (failure, restarts)
         if failure is not None and fresh and replica["phase"] != "Failed":
-            yield _event("Warning", "Restarting", f"replica {replica['index']}: {failure}; restart {restarts}")
+            cause = replica.get("lastReason") or "Restarting"
+            yield _event("Warning", cause, f"replica {replica['index']}: {failure}; restart {restarts}")
     gone = old.keys() - {r["index"] for r in after.get("replicaStatuses") or ()}
     for index in sorted(gone):
         yield _event("Normal", "ReplicaRemoved", f"replica {index} is gone")

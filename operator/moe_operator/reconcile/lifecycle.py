@@ -12,7 +12,7 @@ from functools import cached_property
 
 from moe_operator.manifests import chosen_gang
 from moe_operator.placement import Placement, Unplaceable
-from moe_operator.reconcile import causes, children, objects
+from moe_operator.reconcile import causes, children, delays, objects
 from moe_operator.reconcile.causes import Failure
 from moe_operator.reconcile.children import Observed
 from moe_operator.reconcile.model import Object, View, Write
@@ -42,8 +42,8 @@ class Outcome:
     stages: Stages = ()
     wake_after_s: tuple[float, ...] = ()
     unplaceable: Unplaceable | None = None
-    problem: Failure | None = None
-    """What keeps it from starting until a person acts."""
+    trouble: Failure | None = None
+    """What keeps it from serving; of one that serves, what it does so in spite of."""
     taken: tuple[Object, ...] = ()
     """Foreign objects that bear the names of its children."""
     leaving: bool = False
@@ -165,17 +165,17 @@ def _restart(scene: Scene, replica: Replica, record: Record, failure: Failure) -
     settings = (scene.spec or replica.revision.spec).failure
     now, since = scene.view.now, record.ready_since
     restarts = 0 if since is not None and now - since >= SERVED_LONG else record.restarts
-    if restarts >= settings.max_restarts:
-        ended = replace(record, restarts=restarts, failed=failure.reason, last_failure=failure.message)
+    told = replace(record, restarts=restarts, last_failure=failure.message, last_reason=failure.reason, failed=None)
+    if failure.reason in causes.REFUSALS:
+        delay = _backoff(settings.backoff, record.refusals)
+        told = replace(told, refusals=record.refusals + 1)
+    elif restarts >= settings.max_restarts:
+        ended = replace(told, failed=failure.reason)
         return _failed(scene, replace(replica, record=ended), ended)
-    delay = min(timedelta(seconds=settings.backoff) * 2 ** min(restarts, 20), LONGEST_BACKOFF)
-    told = replace(
-        record,
-        restarts=restarts + 1,
-        last_failure=failure.message,
-        not_before=_whole_second(now + delay),
-        failed=None,
-    )
+    else:
+        delay = _backoff(settings.backoff, restarts)
+        told = replace(told, restarts=restarts + 1, refusals=0)
+    told = replace(told, not_before=_whole_second(now + delay))
     if settings.policy == "degrade" and _alone(scene, replica, record, failure):
         assert failure.slot is not None
         renewed = dict(record.renewed) | {failure.slot: record.latest + 1}
@@ -185,6 +185,12 @@ def _restart(scene: Scene, replica: Replica, record: Record, failure: Failure) -
     revised = with_record(objects.name(scene.view.deployment), replica, following, scene.revisions)
     held = _then(_hold(scene, revised, following), scene.clear(revised.stale))
     return replace(held, restarting=not following.renewed, wake_after_s=(delay.total_seconds(),))
+
+
+def _backoff(first_s: float, before: int) -> timedelta:
+    """The wait after so many failures of the same kind."""
+    doubled: timedelta = timedelta(seconds=first_s) * 2 ** min(before, 20)
+    return min(doubled, LONGEST_BACKOFF)
 
 
 def _alone(scene: Scene, replica: Replica, record: Record, failure: Failure) -> bool:
@@ -205,7 +211,7 @@ def _failed(scene: Scene, replica: Replica, record: Record) -> Outcome:
     if record.restarts < (scene.spec or replica.revision.spec).failure.max_restarts:
         return _restart(scene, replica, record, problem)
     live = scene.clear(pod for pod in replica.every_pod if not finished(pod))
-    return replace(_then(_hold(scene, replica, record), live), problem=problem)
+    return replace(_then(_hold(scene, replica, record), live), trouble=problem)
 
 
 def _complete(scene: Scene, replica: Replica, revision: Revision, record: Record) -> Outcome:
@@ -214,7 +220,7 @@ def _complete(scene: Scene, replica: Replica, revision: Revision, record: Record
     if wait > 0:
         return replace(_hold(scene, replica, record), wake_after_s=(wait,), restarting=not replica.degraded)
     if scene.view.refused is not None and not replica.degraded:
-        return _restart(scene, replica, record, Failure("WriteRefused", scene.view.refused))
+        return _restart(scene, replica, record, causes.refusal(scene.view.refused))
     if record.nodes and scene.ground.holds(replica.index, revision, record.nodes):
         return _launch(scene, replica, revision, record)
     placement = scene.ground.place(replica.index, revision, record.nodes, fixed=replica.pods)
@@ -236,11 +242,21 @@ def _homeless(scene: Scene, replica: Replica, record: Record, why: Unplaceable) 
 def _watch(scene: Scene, replica: Replica, record: Record) -> Outcome:
     """A whole group: note when it first serves, and look again when a grace period ends."""
     if replica.serving and record.ready_since is None:
-        record = replace(record, ready_since=_whole_second(scene.view.now))
-    looks = causes.looks_again(replica.pods, scene.nodes, record.nodes, scene.view.now)
-    problem = None if replica.serving else causes.waiting(replica.pods)
+        record = replace(record, ready_since=_whole_second(scene.view.now), refusals=0)
+    looks = (
+        *causes.looks_again(replica.pods, scene.nodes, record.nodes, scene.view.now),
+        *delays.looks_again(replica.pods.values(), scene.view.now),
+    )
     held = _hold(scene, replace(replica, record=record), record)
-    return replace(held, wake_after_s=tuple(after for after in looks if after > 0), problem=problem)
+    wakes = tuple(after for after in looks if after > 0)
+    return replace(held, wake_after_s=wakes, trouble=_trouble(scene, replica, record))
+
+
+def _trouble(scene: Scene, replica: Replica, record: Record) -> Failure | None:
+    if replica.serving:
+        return delays.concern(replica.pods, scene.nodes, replica.endpoint, record.nodes)
+    found = delays.delay(replica.pods, scene.nodes, scene.view.warnings, scene.view.now)
+    return found or delays.apart(replica.pods, replica.endpoint, scene.view.now)
 
 
 def _hold(scene: Scene, replica: Replica, record: Record) -> Outcome:

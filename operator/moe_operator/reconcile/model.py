@@ -10,6 +10,24 @@ Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """A slot that its frontend misses."""
+
+    slot: int
+    said: str = ""
+    """Why, as the slot itself says; empty where it was not asked or did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A slot that computes longer than the others."""
+
+    slot: int
+    factor: float
+    """Its compute time over the median of all slots'."""
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What the endpoint of a replica said when it was last asked."""
 
@@ -23,6 +41,10 @@ class Endpoint:
     """Median measured time per output token, seconds."""
     tokens_per_second: float | None = None
     """Measured output tokens a second of this replica."""
+    absent: tuple[Absent, ...] = ()
+    """Slots that the frontend waits for."""
+    slow: tuple[Slow, ...] = ()
+    """Slots that slow the others down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +65,8 @@ class View:
     """The config.json that spec.model.configFrom names; None when not asked for, absent or not JSON."""
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
     """By replica; a replica that was not asked yet is absent."""
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Warning events of pods that are stuck before their containers, by uid: "REASON: note", the newest first."""
     served: frozenset[str] = frozenset()
     """API groups that the cluster serves beyond the core, such as scheduling.volcano.sh and kueue.x-k8s.io."""
     refused: str | None = None

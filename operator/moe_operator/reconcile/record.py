@@ -34,6 +34,10 @@ class Record:
     """Restarts since the replica last served for long."""
     last_failure: str | None = None
     """Cause of the last restart."""
+    last_reason: str | None = None
+    """The same as a word for machines."""
+    refusals: int = 0
+    """How often the API server has refused its pods since it last served; each costs no restart."""
     not_before: datetime | None = None
     """When the pods of this attempt may be made."""
     ready_since: datetime | None = None
@@ -74,6 +78,8 @@ def read_record(holder: Object, slots: Mapping[str, int]) -> Record | None:
             misses=tuple(_is(miss, str) for miss in data.get("misses") or ()),
             restarts=_is(data.get("restarts", 0), int),
             last_failure=None if data.get("lastFailure") is None else _is(data["lastFailure"], str),
+            refusals=_is(data.get("refusals", 0), int),
+            last_reason=None if data.get("lastReason") is None else _is(data["lastReason"], str),
             not_before=parse_time(data.get("notBefore")),
             ready_since=parse_time(data.get("readySince")),
             surge=_is(data.get("surge", False), bool),

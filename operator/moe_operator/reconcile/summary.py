@@ -111,6 +111,7 @@ def _replica(outcome: Outcome, nodes: tuple[str, ...]) -> models.ReplicaStatus:
         "placement_score": "" if record.score is None else f"{record.score:.2f}",
         "placement_misses": tuple(_cut(miss, MISS) for miss in record.misses[:MISSES_SHOWN]),
         "restarts": record.restarts,
+        "last_reason": record.last_reason,
         "last_failure": None if record.last_failure is None else _cut(record.last_failure, SENTENCE),
     }
     return status.model_copy(update=told)
