@@ -229,7 +229,11 @@ class Controller:
 
     async def _give_back(self, key: Key, deployment: Object, error: RefusedError) -> None:
         view, decision = await self._decide(key, deployment, refused=str(error))
-        if await self._carry_out(key, decision):
+        try:
+            known = await self._carry_out(key, decision)
+        except RefusedError:
+            known = True  # what comes before is refused too: it is told all the same
+        if known:
             await self._tell(key, view, decision)
 
     async def _decide(

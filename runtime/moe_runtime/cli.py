@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from moe_plan.plan import Plan
 from moe_runtime.errors import RankLost, RuntimeFailure
 from moe_runtime.logs import Speaker, log_lines
+from moe_runtime.termination import last_word
 
 if TYPE_CHECKING:
     from moe_runtime.frontend.engine import Ranks
@@ -46,10 +47,12 @@ def main(arguments: Sequence[str]) -> int:
         run(options)
     except RuntimeFailure as failure:
         print(f"error: {failure}", file=sys.stderr)
+        last_word(failure.word, str(failure))
         return _status(failure)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"error: {what}", file=sys.stderr)
+        last_word("", what)
         return WRONG_USE
     except Terminated:
         return 128 + signal.SIGTERM
@@ -196,8 +199,16 @@ def _device(options: argparse.Namespace, plan: Plan) -> Literal["cpu", "cuda"]:
     return "cpu" if plan.hardware.device == "cpu" else "cuda"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its last word is what is wrong, not how the command is used."""
+
+    def error(self, message: str) -> NoReturn:
+        last_word("", message)
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m moe_runtime", description="Run a plan.", allow_abbrev=False)
+    parser = _Parser(prog="python -m moe_runtime", description="Run a plan.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve a plan over HTTP", allow_abbrev=False))
     _add_fetch(commands.add_parser("fetch", help="fetch a plan's checkpoint into a directory", allow_abbrev=False))

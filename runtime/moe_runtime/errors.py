@@ -1,12 +1,21 @@
-"""What the runtime raises for a person to act upon: the text is one sentence, shown as it is."""
+"""What the runtime raises for a person to act upon: the text is one sentence, shown as it is.
+
+`word` is what the operator takes for the cause where a container ends of it; its docs have a section for each.
+"""
+
+from typing import ClassVar
 
 
 class RuntimeFailure(Exception):  # noqa: N818  # the base of a tree; its leaves say what failed
     """Base of what moe_runtime raises for a person to act upon."""
 
+    word: ClassVar[str] = ""
+
 
 class CheckpointError(RuntimeFailure):
     """The checkpoint cannot be served: a file or tensor is missing, extra, corrupt, or of another shape."""
+
+    word = "CheckpointUnusable"
 
 
 class UnsupportedModel(RuntimeFailure):  # what it is says more than an Error suffix
@@ -19,6 +28,8 @@ class CommunicationTimeout(RuntimeFailure):  # likewise
 
 class RankLost(RuntimeFailure):  # likewise
     """A rank died or stopped answering; `rank` is None where the whole host process did."""
+
+    word = "RanksLost"
 
     def __init__(self, rank: int | None, cause: str) -> None:
         self.rank = rank
@@ -39,6 +50,8 @@ class SlotGone(RankLost):
 
 class RanksFailed(RuntimeFailure):  # likewise
     """The ranks cannot serve what they were started with: a bad checkpoint, an unknown model, too little memory."""
+
+    word = "RanksFailed"
 
 
 class SlotLost(RuntimeFailure):  # likewise

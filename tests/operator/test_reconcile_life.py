@@ -382,6 +382,8 @@ def test_with_policy_degrade_a_lost_worker_is_replaced_alone_while_the_rest_serv
     assert cluster.objects["Pod", "m-0-0"] == frontend
     assert cluster.objects["Pod", "m-0-1"]["metadata"]["uid"] != worker["metadata"]["uid"]
     assert label(cluster.objects["Pod", "m-0-1"], "attempt") == "2"
+    (container,) = cluster.objects["Pod", "m-0-1"]["spec"]["containers"]
+    assert {"name": "MOE_ATTEMPT", "value": "1"} in container["env"], "it joins the frontend that goes on"
     assert cluster.condition("Ready")["reason"] == "Serving"
     assert cluster.replica_status(0)["restarts"] == 1
     del cluster.objects["ConfigMap", "m-0"]

@@ -29,7 +29,7 @@ from moe_runtime.group.agent import Agent
 from moe_runtime.group.connection import PROTOCOL, Connection, Disconnected, Kind, Message
 from moe_runtime.group.contents import Counters, answers_body, read_answers, read_step, slot_extent, step_body
 from moe_runtime.group.hub import Hub
-from moe_runtime.group.membership import GroupError, Membership
+from moe_runtime.group.membership import GroupError, Membership, NameUnknown
 from moe_runtime.group.probes import answering_probes
 from moe_runtime.host.tier import Tier
 from moe_runtime.step import Sampled
@@ -194,6 +194,27 @@ def test_an_agent_gives_up_when_no_frontend_takes_it_in(monkeypatch: pytest.Monk
     member = Membership(1, "127.0.0.1", 9, 3, 0, None)
     with pytest.raises(GroupError, match=r"the frontend at 127\.0\.0\.1 port 9 has not taken it in: .*refused"):
         Agent(PLAN, None, "cpu", member).run()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (socket.EAI_NONAME, "DNS does not know that name (Name or service not known)"),
+        (socket.EAI_AGAIN, "DNS does not answer (Temporary failure in name resolution)"),
+    ],
+)
+def test_an_agent_says_which_name_dns_does_not_resolve(monkeypatch: pytest.MonkeyPatch, number: int, said: str) -> None:
+    def resolve(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, said.partition("(")[2].rstrip(")"))
+
+    monkeypatch.setattr(agent_module, "CONNECT_DEADLINE_S", 0.0)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    agent = Agent(PLAN, None, "cpu", Membership(1, "m-0-0.m-0.team", 29500, 3, 0, None))
+    with pytest.raises(NameUnknown) as failed:
+        agent.run()
+    why = f"the frontend at m-0-0.m-0.team port 29500 has not taken it in: {said}"
+    assert str(failed.value) == f"for 0 s {why}"
+    assert agent.why_not_ready == f"NameUnknown: {why}", "so the operator reads it from /agent/ready"
 
 
 @pytest.mark.parametrize(("slot", "setting"), [("0", "MASTER_PORT"), ("2", "MOE_AGENT_PORT")])

@@ -91,14 +91,17 @@ def pods(
     attempt: int,
     nodes: Sequence[str],
     served: Collection[str] = frozenset(),
+    joins: int | None = None,
 ) -> tuple[Child, ...]:
     """The pods of a replica's attempt, by slot, each bound to its node.
 
-    Raises MergeError for a podTemplate that `violations` has not accepted.
+    `joins` is the attempt of the group whose frontend takes them in, where that is an earlier one: a slot that is
+    replaced alone. Raises MergeError for a podTemplate that `violations` has not accepted.
     """
     assert len(nodes) == plan.slots, "a replica has a node for each slot"
     spec = _spec(_canonical(deployment["spec"]))
     shared = _shared(deployment, plan, spec, index, attempt, chosen_gang(spec.scheduling, served))
+    shared["joins"] = attempt if joins is None else joins
     moulds = [merge(mould, spec.runtime.pod_template) for mould in _moulds(shared, plan, spec)]
     return tuple(cast(moulds[min(slot, 1)], _slot(shared, plan, slot, node)) for slot, node in enumerate(nodes))
 
@@ -186,6 +189,7 @@ def _shared(
             "leader": f"{child_name(owner['name'], index, 0)}.{replica}.{owner['namespace']}",
         },
         "attempt": attempt,
+        "joins": attempt,
         "plan_hash": plan.hash[:8],
         "plan_name": plan_name(deployment, plan),
         "slots": plan.slots,

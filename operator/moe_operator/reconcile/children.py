@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -80,11 +80,12 @@ def record_holder(deployment: Object, revision: Revision, index: int, record: Re
 
 
 def pods(
-    deployment: Object, revision: Revision, index: int, attempt: int, nodes: Sequence[str], served: frozenset[str]
+    deployment: Object, revision: Revision, index: int, attempt: int, record: Record, served: frozenset[str]
 ) -> tuple[Object, ...]:
-    """All pods of one attempt."""
-    given = revision.deployment(deployment)
-    return tuple(_stamped(pod) for pod in render.pods(given, revision.plan, index, attempt, list(nodes), served=served))
+    """All pods of one attempt, which join the group of the record's."""
+    given, nodes = revision.deployment(deployment), list(record.nodes)
+    made = render.pods(given, revision.plan, index, attempt, nodes, served=served, joins=record.attempt)
+    return tuple(_stamped(pod) for pod in made)
 
 
 def deletion(obj: Object) -> Write:

@@ -114,7 +114,7 @@ def apart(pods: Mapping[int, Object], endpoint: Endpoint | None, now: datetime) 
             continue
         row = understand("ended", f": {one.said}")
         reason = "NameUnknown" if row.reason == "NameUnknown" else "SlotNotJoined"
-        said = last_line(one.said.removeprefix(f"{reason}: "))
+        said = last_line(one.said.removeprefix(f"{row.reason}: "))
         sentence = f"slot {one.slot} on {node_of(pod)}: {said}"
         remedy = row.remedy if reason == "NameUnknown" else "see NetworkPolicies between the replica's pods"
         return Failure(reason, f"{sentence}; {remedy}", one.slot, passes=True)

@@ -287,7 +287,7 @@ def _launch(scene: Scene, replica: Replica, revision: Revision, record: Record) 
 def _pods(scene: Scene, index: int, revision: Revision, record: Record) -> tuple[Object, ...]:
     """The pod of each slot, of the attempt it belongs to."""
     by_attempt = {
-        attempt: children.pods(scene.view.deployment, revision, index, attempt, record.nodes, scene.view.served)
+        attempt: children.pods(scene.view.deployment, revision, index, attempt, record, scene.view.served)
         for attempt in {record.attempt_of(slot) for slot, _ in enumerate(record.nodes)}
     }
     return tuple(by_attempt[record.attempt_of(slot)][slot] for slot, _ in enumerate(record.nodes))

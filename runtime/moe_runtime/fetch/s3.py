@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from urllib.request import Request
 from xml.etree import ElementTree as ET
 
-from moe_runtime.fetch.errors import FetchError
+from moe_runtime.fetch.errors import FetchError, Missing
 from moe_runtime.fetch.signature import Credentials, signed_headers
 from moe_runtime.fetch.source import File
 from moe_runtime.fetch.web import read
@@ -54,7 +54,7 @@ class S3:
                 if name and "/" not in name:
                     files[name] = _file(name, size, etag)
         if not files:
-            raise FetchError(f"{self.name}: there is nothing below this prefix")
+            raise Missing(f"{self.name}: there is nothing below this prefix")
         return files
 
     def request(self, file: File) -> Request:

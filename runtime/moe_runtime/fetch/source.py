@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.request import Request
 
-from moe_runtime.fetch.errors import FetchError
+from moe_runtime.fetch.errors import FetchError, Missing
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -78,5 +78,5 @@ def weights(source: str, files: dict[str, File], index: object) -> list[File]:
         names = set(mapped.values())
     missing = sorted(names - files.keys())
     if missing:
-        raise FetchError(f"{source}: {missing[0]} is not there; only safetensors checkpoints are served")
+        raise Missing(f"{source}: {missing[0]} is not there; only safetensors checkpoints are served")
     return [files[name] for name in sorted(names)]

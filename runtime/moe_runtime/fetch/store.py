@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from moe_runtime.fetch.errors import FetchError
+from moe_runtime.fetch.errors import DiskFull, FetchError
 from moe_runtime.fetch.source import File
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 LOCK_DEADLINE_S: Final = 6 * 3600.0
 """Longest wait for another process that fetches into the same directory."""
 _POLL_S: Final = 1.0
+_REMEDY: Final = "give the pod a larger volume"
 
 
 class Store:
@@ -109,9 +110,8 @@ class Store:
         missing = sum(file.size - self.fetched_bytes(file) for file in files if not self.has(file))
         free = shutil.disk_usage(self.directory).free
         if missing > free:
-            raise FetchError(
-                f"{self.directory}: {missing / 1e9:.1f} GB are to be fetched, and {free / 1e9:.1f} GB are free; "
-                "give the pod a larger volume"
+            raise DiskFull(
+                f"{self.directory}: {missing / 1e9:.1f} GB are to be fetched, and {free / 1e9:.1f} GB are free; {_REMEDY}"
             )
 
     @staticmethod
@@ -129,9 +129,15 @@ def telling_why(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FetchError(f"{directory}: the disk is full; give the pod a larger volume") from None
+            raise DiskFull(f"{directory}: the disk is full; {_REMEDY} ({_free(directory)} are left)") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise FetchError(
                 f"{directory}: no permission to write there ({error.strerror}); it must be writable for user {os.getuid()}"
             ) from None
         raise FetchError(f"{error.filename or directory}: {error.strerror}") from None
+
+
+def _free(directory: Path) -> str:
+    """What is left where a directory is, or would be."""
+    there = next((path for path in (directory, *directory.parents) if path.exists()), Path("/"))
+    return f"{shutil.disk_usage(there).free / 1e9:.1f} GB"

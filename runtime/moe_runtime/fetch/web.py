@@ -10,7 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from moe_runtime.fetch.errors import FetchError, Transient
+from moe_runtime.fetch.errors import FetchError, Transient, of_status
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def opened(request: Request, refused: Mapping[int, str]) -> Iterator[http.client
         response = _opener.open(request, timeout=SILENCE_S)
     except HTTPError as error:
         with error:
-            kind = Transient if error.code in _PASSING else FetchError
+            kind = Transient if error.code in _PASSING else of_status(error.code)
             raise kind(refused.get(error.code) or f"{where} answers {error.code} {error.reason}") from None
     except (URLError, OSError, http.client.HTTPException) as error:
         raise Transient(f"{where} cannot be reached: {_reason(error)}") from None

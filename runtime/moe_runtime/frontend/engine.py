@@ -34,6 +34,8 @@ BACKOFF_S = 0.5
 class LostTooOften(RuntimeFailure):
     """The ranks cannot be kept running; nothing more is served."""
 
+    word = "RanksLost"
+
 
 class Stopping(RuntimeFailure):
     """The server is shutting down and ends what it could not finish."""

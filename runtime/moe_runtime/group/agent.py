@@ -24,9 +24,10 @@ from moe_runtime.comm.peers import Peers
 from moe_runtime.errors import ProtocolError, RankLost, RanksCut, RanksFailed, RuntimeFailure
 from moe_runtime.group.connection import PROTOCOL, SMALL_BYTES, Connection, Disconnected, Kind, Message
 from moe_runtime.group.contents import answers_body, most_message_bytes, read_step, slot_extent
-from moe_runtime.group.membership import GroupError, Membership
+from moe_runtime.group.membership import FrontendSilent, GroupError, Membership, NameUnknown, why_unresolved
 from moe_runtime.host.messages import Device, Report
 from moe_runtime.host.rank_host import Post, RankHost
+from moe_runtime.termination import spoken
 
 log = logging.getLogger(__name__)
 
@@ -100,15 +101,21 @@ class Agent:
             try:
                 return self._knock()
             except (Disconnected, ProtocolError, GroupError, OSError) as error:
-                where = f"{self._membership.leader} port {self._membership.port}"
-                self.why_not_ready = f"the frontend at {where} has not taken it in: {error}"
+                failure = self._not_taken_in(error)
+            self.why_not_ready = spoken(failure.word, str(failure))
             if self.why_not_ready != told:
                 told = self.why_not_ready
-                log.info("waiting: %s", told)
+                log.info("waiting: %s", failure)
             if time.monotonic() > give_up:
-                raise GroupError(f"for {CONNECT_DEADLINE_S:.0f} s {self.why_not_ready}")
+                raise type(failure)(f"for {CONNECT_DEADLINE_S:.0f} s {failure}")
             self._ending.wait(PAUSE_S)
         return None
+
+    def _not_taken_in(self, error: Exception) -> GroupError:
+        where = f"the frontend at {self._membership.leader} port {self._membership.port} has not taken it in"
+        if isinstance(error, socket.gaierror):
+            return NameUnknown(f"{where}: {why_unresolved(error)}")
+        return FrontendSilent(f"{where}: {error}")
 
     def _knock(self) -> Connection:
         member = self._membership

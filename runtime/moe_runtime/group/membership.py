@@ -57,8 +57,29 @@ class Membership:
             return self.address
         try:
             return str(socket.getaddrinfo(self.leader, self.port, type=socket.SOCK_STREAM)[0][4][0])
+        except socket.gaierror as error:
+            raise NameUnknown(f"MASTER_ADDR: {self.leader} has no address: {why_unresolved(error)}") from error
         except OSError as error:
             raise GroupError(f"MASTER_ADDR: {self.leader} has no address: {error.strerror}") from error
+
+
+class FrontendSilent(GroupError):  # noqa: N818  # its word is what the operator knows
+    """No frontend took the slot in for too long."""
+
+    word = "FrontendSilent"
+
+
+class NameUnknown(GroupError):  # noqa: N818  # likewise
+    """The frontend's name cannot be resolved."""
+
+    word = "NameUnknown"
+
+
+def why_unresolved(error: socket.gaierror) -> str:
+    """What DNS says of a name, in words."""
+    if error.errno == socket.EAI_AGAIN:
+        return f"DNS does not answer ({error.strerror})"
+    return f"DNS does not know that name ({error.strerror})"
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None) -> int:
