@@ -47,6 +47,31 @@ def test_logs_of_a_stage_prints_every_pod_that_holds_it(plugin: Plugin, tmp_path
     assert "follow one of its ranks" in follow.stderr
 
 
+TAGGED = """it serves
+[pp0 ep2 tp0 rank2] loads
+{"time": "t", "level": "info", "message": "loads", "slot": 1, "pp": 0, "ep": 3, "tp": 0, "rank": 3}
+{"time": "t", "level": "info", "message": "joined", "slot": 1}
+[pp0 ep3 tp0 rank3] first
+[gateway slot1] listens
+[pp1 ep0 tp0 rank4] of another stage
+"""
+
+
+def test_logs_of_a_rank_leave_out_what_its_neighbours_say(plugin: Plugin, tmp_path: Path) -> None:
+    answers = served(Cluster(manifest()), {f"{PODS}/m-0-1/log": (200, TAGGED)})
+    lines = TAGGED.splitlines()
+    done = ask(plugin, tmp_path, answers, "logs", "m", "--rank", "3")
+    assert done.stdout.splitlines() == [lines[0], *lines[2:6]]
+    last = ask(plugin, tmp_path, answers, "logs", "m", "--rank", "2", "--tail", "3")
+    assert last.stdout.splitlines() == [lines[1], lines[3], lines[5]], "the last of those that are shown"
+
+
+def test_logs_of_a_stage_leave_out_the_ranks_of_others(plugin: Plugin, tmp_path: Path) -> None:
+    logs = {f"{PODS}/m-0-{slot}/log": (200, TAGGED) for slot in (0, 1)}
+    done = ask(plugin, tmp_path, served(Cluster(manifest()), logs), "logs", "m", "--stage", "0")
+    assert done.stdout.splitlines() == TAGGED.splitlines()[:6] * 2
+
+
 def test_why_asks_the_worst_pod_for_its_last_line(plugin: Plugin, tmp_path: Path) -> None:
     cluster = Cluster(manifest())
     cluster.settle()

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from moe_operator.kubectl import holders
+from moe_operator.kubectl.lines import of_rank, of_stage
 from moe_plan.errors import PlanError
 
 if TYPE_CHECKING:
@@ -116,13 +118,15 @@ def logs(
     rank: Annotated[int | None, typer.Option("--rank", metavar="R", help="The rank whose pod is read.")] = None,
     stage: Annotated[int | None, typer.Option("--stage", metavar="S", help="The stage whose pods are read.")] = None,
     replica: Replica = 0,
-    tail: Annotated[int | None, typer.Option("--tail", min=0, metavar="N", help="Only the last N lines.")] = None,
+    tail: Annotated[
+        int | None, typer.Option("--tail", min=0, metavar="N", help="Only the last N lines of each pod.")
+    ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the pod ends.")] = False,  # noqa: FBT002  # as above
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Print the log of the pod that holds a rank, or of all pods that hold a stage."""
+    """Print what a rank and its pod say, or what a stage's ranks and their pods say."""
     if (rank is None) == (stage is None):
         raise typer.BadParameter("give one of the two", param_hint="--rank / --stage")
     cluster = _cluster(kubeconfig, context, namespace)
@@ -132,12 +136,14 @@ def logs(
         raise typer.BadParameter(
             f"stage {stage} lies on {len(slots)} pods; follow one of its ranks", param_hint="--follow"
         )
-    options = {"tailLines": "" if tail is None else str(tail), "follow": "true" if follow else ""}
+    concerns = of_rank(rank) if rank is not None else of_stage(stage or 0)
+    options = {"follow": "true", "tailLines": "" if tail is None else str(tail)} if follow else {}
     pods = cluster.pods(name)
     for slot in slots:
         pod = holders.pod_of(pods, replica, slot)
         typer.echo(holders.caption(found, pod, slot, rank), err=True)
-        for line in cluster.log(pod["metadata"]["name"], holders.speaking_container(pod), **options):
+        said = filter(concerns, cluster.log(pod["metadata"]["name"], holders.speaking_container(pod), **options))
+        for line in said if follow else deque(said, tail):
             typer.echo(line)
 
 
