@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,25 +20,21 @@ from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
 from moe_operator.pod_events import PodEvents
-from moe_operator.probe import Prober, Target
+from moe_operator.probe import Prober
 from moe_operator.queue import WorkQueue
+from moe_operator.reconcile.blind import blinded
 from moe_operator.reconcile.model import Decision, Event, Object, View, Write
 from moe_operator.reconcile.objects import (
-    REPLICA_LABEL,
-    SLOT_LABEL,
     condition,
     finished,
     identity,
-    label_number,
     name,
     node_of,
-    phase,
-    terminating,
     uid,
 )
 from moe_operator.resources import Resource
+from moe_operator.targets import frontends
 from moe_operator.writer import Writer, raise_worst
-from moe_plan.bundled import ENGINE as BUNDLED
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +84,8 @@ class Controller:
     _absent: dict[Key, set[tuple[str, str]]] = field(default_factory=dict)
     """Names of children that nothing bears, as the API server said in the turns that have failed since."""
     _relist: asyncio.Event = field(default_factory=asyncio.Event)
+    _seen: bool = False
+    """Whether all that is watched has been listed once."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "decide"))
 
     def __post_init__(self) -> None:
@@ -140,6 +137,7 @@ class Controller:
             listed = await self._list(row, namespace)
             for change in () if listed is None else self.cache[row].replace(*listed, namespace):
                 self._changed(row.kind, change)
+        self._seen = True
         for key in list(self.cache.deployments.names()):
             self.enqueue(key)
 
@@ -152,7 +150,19 @@ class Controller:
                 log.warning("%s cannot be listed: %s", row.plural, error or "no answer in time")
                 if namespace is not None and isinstance(error, RefusedError):
                     return None
+                if isinstance(error, RefusedError) and not self._seen:
+                    await self._tell_blindness(error)
                 await asyncio.sleep(max(LIST_AGAIN_S, getattr(error, "retry_after_s", 0.0)))
+
+    async def _tell_blindness(self, error: RefusedError) -> None:
+        """Say in every status what may not be listed, while nothing can be decided."""
+        for deployment in list(self.cache.deployments.all()):
+            status = blinded(deployment, str(error), datetime.now(UTC))
+            if status is not None:
+                try:
+                    await self._writer.write_status(deployment, status)
+                except ApiError as refused:
+                    log.warning("the status of %s cannot be written: %s", name(deployment), refused)
 
     async def _resync(self) -> None:
         while True:
@@ -266,7 +276,7 @@ class Controller:
     async def _view(self, key: Key, deployment: Object) -> View:
         """What a decision reads. What must be asked for comes first, so that the cache is read as it is at the end."""
         config = await self._config(key, deployment)
-        targets = _frontends(deployment, self.cache.children(key))
+        targets = frontends(deployment, self.cache.children(key))
         endpoints = await self.prober.endpoints(key, targets) if self.prober else {}
         now = datetime.now(UTC)
         warnings = await self._pod_events.of(key, self.cache.pods.of(key), now)
@@ -366,28 +376,6 @@ class Controller:
         self._pod_events.forget(key)
         if self.prober:
             self.prober.forget(key)
-
-
-def _frontends(deployment: Object, children: Iterable[Object]) -> dict[int, Target]:
-    """Frontends that can be asked, by replica, each with the other slots that run."""
-    spec = deployment.get("spec") or {}
-    port = int((spec.get("serving") or {}).get("port") or 8000)
-    engine = str((spec.get("runtime") or {}).get("engine") or BUNDLED)
-    slots: defaultdict[int, dict[int, Object]] = defaultdict(dict)
-    for child in children:
-        index, slot = label_number(child, REPLICA_LABEL), label_number(child, SLOT_LABEL)
-        runs = child.get("kind") == "Pod" and phase(child) == "Running" and not terminating(child)
-        if runs and index is not None and slot is not None and child["status"].get("podIP"):
-            slots[index][slot] = child
-    return {
-        index: Target(uid(pods[0]), pods[0]["status"]["podIP"], port, engine, _addresses(pods))
-        for index, pods in slots.items()
-        if 0 in pods
-    }
-
-
-def _addresses(pods: Mapping[int, Object]) -> dict[int, str]:
-    return {slot: str(pod["status"]["podIP"]) for slot, pod in pods.items() if slot}
 
 
 def _config_reference(deployment: Object) -> Mapping[str, Any] | None:
