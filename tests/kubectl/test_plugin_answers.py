@@ -50,7 +50,7 @@ def test_status_shows_predicted_beside_measured_and_each_replica() -> None:
     assert "  Ready True, Serving: 2 replicas answer" in shown
     plan = cluster.deployment["status"]["plan"]
     rows = {line.split("  ")[0]: line.split() for line in shown.splitlines()}
-    assert rows["tokens/s"] == ["tokens/s", str(plan["tokensPerSecond"]), "2000"]
+    assert rows["tokens/s"] == ["tokens/s", f"{plan['tokensPerSecond']:,}", "2,000"]
     assert rows["TPOT"][-2:] == cluster.deployment["status"]["measured"]["tpot"].split()
     assert rows["1"][:5] == ["1", "Ready", "2/2", "1.00", "0"]
 
@@ -100,10 +100,27 @@ def test_why_names_the_pod_that_a_failure_began_with_and_its_last_line() -> None
     cluster.now = cluster.now.replace(hour=13)
     cluster.fail("m-0-0", code=1, said="lost a peer")
     cluster.step()
-    shown = why(cluster, "out of slots")
-    assert "worst pod: m-0-1, container runtime" in shown
-    assert "its last line: out of slots" in shown
-    assert shown.endswith("read docs/troubleshooting.md#containerexited")
+    shown = why(cluster, "bye")
+    assert shown.count("out of slots") == 1
+    assert shown.endswith("worst pod: m-0-1, container runtime\n   its last line: bye")
+    assert why(cluster, "out of slots").endswith("worst pod: m-0-1, container runtime"), "nothing is said twice"
+    assert "2. " not in shown, "that no replica answers follows from it"
+
+
+def test_why_does_not_blame_the_pods_that_a_restart_takes_away() -> None:
+    cluster = settled(failure={"maxRestarts": 3})
+    cluster.fail("m-0-1", reason="OOMKilled", code=137)
+    cluster.step()
+    shown = why(cluster)
+    assert "1. Ready False, OOMKilled" in shown
+    assert "was deleted" not in shown
+
+
+def test_why_tells_of_a_ready_deployment_what_it_serves_in_spite_of() -> None:
+    cluster = settled()
+    cluster.nodes["node-1"]["spec"]["unschedulable"] = True
+    cluster.settle()
+    assert why(cluster).splitlines()[:2] == ["m is ready, yet", "1. Ready True, NodeCordoned"]
 
 
 def test_why_points_at_a_pod_whose_image_does_not_come() -> None:

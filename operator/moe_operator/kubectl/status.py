@@ -9,7 +9,7 @@ from moe_operator.reconcile.model import Object
 from moe_operator.reconcile.objects import condition, name
 
 _SHOWN = ("Ready", "Stalled", "Reconciling")
-_LONGEST_MESSAGE = 3
+_LONGEST_MESSAGE = 5
 """Lines of a condition's message; `kubectl moe why` has all of it."""
 
 
@@ -63,10 +63,14 @@ def _figures(status: Mapping[str, Any]) -> list[str]:
     if not plan:
         return []
     rows = [
-        (label, str(plan.get(key, "–")), str(measured.get(key, "–")))
+        (label, _figure(plan.get(key)), _figure(measured.get(key)))
         for label, key in (("TTFT", "ttft"), ("TPOT", "tpot"), ("tokens/s", "tokensPerSecond"))
     ]
     return ["", *table(rows, header=("", "predicted", "measured"))]
+
+
+def _figure(value: Any) -> str:
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _replicas(replicas: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from moe_operator.reconcile.objects import (
     name,
     node_of,
     phase,
+    terminating,
 )
 
 PAGE = "docs/troubleshooting.md"
@@ -32,6 +33,8 @@ _ORDER = (
 """Conditions as a person acts on them, each with the status in which there is nothing to do."""
 _CONTENT = frozenset({"Serving", "ScaledToZero"})
 """Reasons of Ready=True beside which there is nothing to tell."""
+_CONSEQUENCES = frozenset({"NoPlan", "EndpointSilent"})
+"""Reasons that follow from any cause that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ def why_lines(deployment: Object, worst: Worst | None, last_line: str) -> list[s
     lines = [f"{name(deployment)} {ready}" + (", yet" if reasons and is_ready(deployment) else "")]
     for number, (kind, status, reason, message) in enumerate(reasons, 1):
         lines += [f"{number}. {kind} {status}, {reason}", *wrapped(message, "   "), f"   read {section(reason)}"]
-    return lines + (_pod_lines(worst, last_line) if worst is not None else [])
+    told = "\n".join(message for *_, message in reasons)
+    return lines + (_pod_lines(worst, last_line, told) if worst is not None else [])
 
 
 def section(reason: str) -> str:
@@ -67,11 +71,14 @@ def section(reason: str) -> str:
 
 
 def worst_pod(pods: Sequence[Object]) -> Worst | None:
-    """The pod that a failure began with; else one that cannot start, else the first that is not ready."""
+    """The pod that a failure began with; else one that cannot start, else the first that is not ready.
+
+    Pods that are being deleted are the operator's answer to a failure, which the status names.
+    """
     by_replica: dict[int, dict[int, Object]] = {}
     for pod in pods:
         replica, slot = label_number(pod, REPLICA_LABEL), label_number(pod, SLOT_LABEL)
-        if replica is not None and slot is not None:
+        if replica is not None and slot is not None and not terminating(pod):
             by_replica.setdefault(replica, {})[slot] = pod
     groups = [by_replica[replica] for replica in sorted(by_replica)]
     finders = (_failed, _waiting, _not_ready)
@@ -109,11 +116,15 @@ def _worst(pod: Object, reason: str, message: str) -> Worst:
 
 def _reasons(deployment: Object) -> Iterator[tuple[str, str, str, str]]:
     told: set[str] = set()
+    known = False
     for kind, fine in _ORDER:
         found = condition(deployment, kind)
         if found is None or _is_fine(found, fine) or found["message"] in told:
             continue
+        if known and found["reason"] in _CONSEQUENCES:
+            continue
         told.add(found["message"])
+        known = known or found["reason"] != "Starting"
         yield kind, found["status"], found["reason"], found["message"]
 
 
@@ -121,8 +132,12 @@ def _is_fine(found: Mapping[str, str], fine: str) -> bool:
     return found["status"] == fine and (found["type"] != "Ready" or found["reason"] in _CONTENT)
 
 
-def _pod_lines(worst: Worst, last_line: str) -> list[str]:
-    lines = [f"worst pod: {name(worst.pod)}, container {worst.container}", *wrapped(worst.message, "   ")]
-    if last_line:
+def _pod_lines(worst: Worst, last_line: str, told: str) -> list[str]:
+    """The worst pod; what a reason above has said of it is not said again."""
+    lines = [f"worst pod: {name(worst.pod)}, container {worst.container}"]
+    news = worst.message not in told
+    if news:
+        lines += wrapped(worst.message, "   ")
+    if last_line and last_line not in told:
         lines += wrapped(f"its last line: {last_line}", "   ")
-    return [*lines, f"   read {section(worst.reason)}"]
+    return [*lines, f"   read {section(worst.reason)}"] if news else lines
