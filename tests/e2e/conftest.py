@@ -1,6 +1,7 @@
 """One cluster with real pods for all tests here, Helm, and a table of what was measured at the end."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import real_cluster
 from helm_chart import Helm, helm_at
 from images import ROOT, build
+from narrowed import MODEL
 from node import Node
 from node_images import image_size
 from terminal import IMAGES, Figures, Terminal
@@ -51,6 +53,12 @@ def cluster(figures: Figures) -> Iterator[Node]:
         for image, tag in IMAGES.items():
             figures[f"{image}'s image, unpacked with its base"] = image_size(node, tag)
         yield node
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model on the node's disk that the pods' user may read."""
+    return Path(shutil.copytree(MODEL, tmp_path_factory.mktemp("models") / "quickstart"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -24,12 +23,6 @@ GOES_ON = " in possession of a good fortune"
 PROMPTS = [[1, 2, 3, 4, 5], [200, 100, 50], list(range(7, 60))]
 TOKENS = 6
 STREAMED = 40
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model on the node's disk that the pods' user may read."""
-    return Path(shutil.copytree(MODEL, tmp_path_factory.mktemp("models") / "quickstart"))
 
 
 @pytest.fixture(scope="module")
