@@ -247,6 +247,8 @@ moe_rank_restarts_total 1.0
 moe_generated_tokens_total {tokens}
 moe_tpot_seconds_bucket{{le="0.02"}} {tokens}
 moe_tpot_seconds_bucket{{le="+Inf"}} {tokens}
+moe_slot_pace{{slot="0"}} 1.0
+moe_slot_pace{{slot="1"}} 2.41
 moe_stage_seconds_total{{part="step",stage="0"}} {step}
 moe_stage_seconds_total{{part="communication",stage="0"}} {communication}
 moe_expert_tokens_total{{expert="0"}} 10.0
@@ -266,6 +268,7 @@ def test_the_load_shows_what_the_frontend_measured_between_two_readings() -> Non
     experts = next(i for i, line in enumerate(lines) if line.startswith("busiest of 2 experts"))
     assert lines[experts + 3].split() == ["1", "0", "30", "1.50"]
     assert lines[-2].split() == ["0", "1.50"]
+    assert lines[3] == "replica 0: slot 1 computes 2.4 times as long as the median slot"
 
 
 def test_a_frontend_that_gives_no_figures_is_told_with_the_reason() -> None:

@@ -15,6 +15,8 @@ from moe_operator.samples import by_label, measure, parse_samples
 from moe_plan.plan import Plan
 from moe_plan.units import format_seconds
 
+SLOW = 1.3
+"""A slot's compute time over the median's from which on it is worth a line."""
 SHOWN = 8
 """Experts and layers that are shown."""
 
@@ -36,6 +38,7 @@ def load_lines(plan: Plan, readings: Sequence[Readings]) -> list[str]:
     header = ("replica", "running", "waiting", "KV used", "tokens/s", "TTFT", "TPOT", "communication", "ranks lost")
     lines = table(rows, header=header) if rows else []
     lines += [f"replica {one.replica}: no figures: {one.why_none}" for one in readings if not one.after]
+    lines += [line for one in readings for line in _slowest(one)]
     for one in readings:
         lines += _experts(plan, one, alone=len(readings) == 1)
     return lines
@@ -63,6 +66,14 @@ def _communication(one: Readings) -> str:
     before, after = (by_label(text, "moe_stage_seconds_total", "part") for text in (one.before, one.after))
     gained = {part: seconds - before.get(part, 0.0) for part, seconds in after.items()}
     return f"{gained['communication'] / gained['step']:.0%}" if gained.get("step") else "–"
+
+
+def _slowest(one: Readings) -> Iterator[str]:
+    """The slot that computes longest, where it is told and holds the others up."""
+    paces = by_label(one.after, "moe_slot_pace", "slot")
+    slot = max(paces, key=lambda slot: paces[slot], default="")
+    if slot and paces[slot] > SLOW:
+        yield f"replica {one.replica}: slot {slot} computes {paces[slot]:.1f} times as long as the median slot"
 
 
 def _experts(plan: Plan, one: Readings, *, alone: bool) -> Iterator[str]:
