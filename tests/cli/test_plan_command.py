@@ -1,4 +1,3 @@
-import copy
 import json
 import re
 from pathlib import Path
@@ -6,24 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
+from manifests import document
 from moe_command import Moe
-
-MANIFEST: dict[str, Any] = {
-    "apiVersion": "moe-operator.dev/v1alpha1",
-    "kind": "MoEDeployment",
-    "metadata": {"name": "mixtral"},
-    "spec": {
-        "model": {"architecture": "mixtral-8x7b"},
-        "hardware": {"accelerator": "h100-sxm"},
-        "parallelism": {"ep": 8},
-    },
-}
 
 
 def with_ep(ep: Any, **changed: Any) -> str:
-    manifest = copy.deepcopy(MANIFEST)
-    manifest["spec"]["parallelism"] = {"ep": ep, **changed}
-    return json.dumps(manifest)
+    return json.dumps(document(parallelism={"ep": ep, **changed}))
 
 
 def test_the_three_forms_tell_the_same_plan(moe: Moe) -> None:
@@ -108,8 +95,7 @@ def test_wrong_use_exits_2(moe: Moe, arguments: tuple[str, ...]) -> None:
 
 
 def test_a_model_in_a_config_map_is_planned_with_its_config(moe: Moe, tmp_path: Path) -> None:
-    manifest = copy.deepcopy(MANIFEST)
-    manifest["spec"]["model"] = {"configFrom": {"configMapKeyRef": {"name": "models", "key": "config.json"}}}
+    manifest = document(model={"configFrom": {"configMapKeyRef": {"name": "models", "key": "config.json"}}})
     without = moe("plan", "-f", "-", stdin=json.dumps(manifest))
     assert without.returncode == 1
     assert "--config" in without.stderr

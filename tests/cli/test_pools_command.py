@@ -3,28 +3,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import document
+from moe_command import Moe
 
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
 
 
 def manifest(**sections: Any) -> str:
-    spec = {
-        "model": {"architecture": "mixtral-8x7b"},
-        "hardware": {"accelerator": "h100-sxm"},
-        "parallelism": {"ep": 8},
-        "workload": {"concurrency": 10**5, "ttft": "2s", "tpot": "40ms"},
-        **sections,
-    }
-    metadata = {"name": "mixtral"}
-    return json.dumps(
-        {"apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": metadata, "spec": spec}
-    )
+    workload = {"concurrency": 10**5, "ttft": "2s", "tpot": "40ms"}
+    return json.dumps(document(**{"workload": workload, **sections}))
 
 
 def test_the_table_tells_the_same_as_the_json_within_100_columns(moe: Moe) -> None:

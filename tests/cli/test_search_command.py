@@ -1,28 +1,15 @@
 """`moe search` as a person and a script meet it."""
 
-import copy
 import json
 from typing import Any
 
 import pytest
+from manifests import document
 from moe_command import Moe
-
-MANIFEST: dict[str, Any] = {
-    "apiVersion": "moe-operator.dev/v1alpha1",
-    "kind": "MoEDeployment",
-    "metadata": {"name": "mixtral"},
-    "spec": {
-        "model": {"architecture": "mixtral-8x7b"},
-        "hardware": {"accelerator": "h100-sxm"},
-        "parallelism": {"ep": 8},
-    },
-}
 
 
 def changed(**sections: Any) -> str:
-    manifest = copy.deepcopy(MANIFEST)
-    manifest["spec"].update(sections)
-    return json.dumps(manifest)
+    return json.dumps(document(**sections))
 
 
 def test_the_table_tells_the_same_as_the_json_within_100_columns(moe: Moe) -> None:

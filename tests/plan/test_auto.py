@@ -4,13 +4,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from manifests import manifest
 
 from moe_plan.errors import ManifestError
 from moe_plan.layout import Layout
-from moe_plan.manifest import parse_deployment
 from moe_plan.planner import make_plan
 from moe_plan.rules import expert_rules, tensor_rules, world_rules
 from moe_plan.search.choice import Choice, Forecast, fits, forecast, shortfall, work_out
@@ -18,22 +17,6 @@ from moe_plan.spec import MoEDeployment
 from moe_plan.subject import Subject, resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def manifest(parallelism: dict[str, Any], architecture: str = "qwen3-30b-a3b", **sections: Any) -> MoEDeployment:
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": "under-test"},
-            "spec": {
-                "model": {"architecture": architecture},
-                "hardware": {"accelerator": "h200-sxm"},
-                "parallelism": parallelism,
-                **sections,
-            },
-        }
-    )
 
 
 def violations(deployment: MoEDeployment) -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest
 
 from moe_plan.catalogue.models import model_names
 from moe_plan.errors import ManifestError
@@ -22,21 +23,6 @@ SEEDS = ["seed-s1", "seed-s2", "seed-s3", "seed-s4"]
 
 def example(name: str) -> MoEDeployment:
     return parse_deployment(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text()))
-
-
-def of_model(name: str, parallelism: dict[str, Any]) -> MoEDeployment:
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": "under-test"},
-            "spec": {
-                "model": {"architecture": name},
-                "hardware": {"accelerator": "h200-sxm"},
-                "parallelism": parallelism,
-            },
-        }
-    )
 
 
 def rehearsed(deployment: MoEDeployment, plan: Plan, factor: int) -> Plan:
@@ -61,7 +47,7 @@ def test_the_seeds_rehearse_with_the_layout_of_their_128_ranks(name: str) -> Non
 
 @pytest.mark.parametrize("name", model_names())
 def test_every_model_of_the_catalogue_rehearses(name: str) -> None:
-    deployment = of_model(name, {"ep": "auto", "tp": 4, "pp": 3, "gpus": 96})
+    deployment = manifest({"ep": "auto", "tp": 4, "pp": 3, "gpus": 96}, name)
     plan = make_plan(deployment)
     rehearsal = rehearsed(deployment, plan, choose_factor(plan))
     assert_same_layout(rehearsal, plan)
@@ -118,7 +104,7 @@ def test_a_factor_below_1_is_refused() -> None:
 
 
 def test_auto_degrees_are_those_of_the_plan() -> None:
-    deployment = of_model("qwen3-30b-a3b", {"ep": "auto", "tp": "auto", "pp": "auto", "gpus": 16})
+    deployment = manifest({"ep": "auto", "tp": "auto", "pp": "auto", "gpus": 16}, "qwen3-30b-a3b")
     plan = make_plan(deployment)
     parallelism = rehearse(deployment, plan, 32).spec.parallelism
     assert (parallelism.ep, parallelism.tp, parallelism.pp) == (plan.degrees.ep, plan.degrees.tp, plan.degrees.pp)

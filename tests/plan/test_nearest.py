@@ -7,32 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest
 
 from moe_plan.errors import ManifestError
-from moe_plan.manifest import parse_deployment
 from moe_plan.plan import Plan
 from moe_plan.planner import make_plan
-from moe_plan.spec import MoEDeployment
 
 TEXT = re.compile(r"^ep (\d+), tp (\d+), pp (\d+)(?:, redundantExperts (\d+))? \(([\d,]+) GPUs?\)$")
-
-
-def manifest(
-    parallelism: dict[str, Any], architecture: str = "qwen3-30b-a3b", accelerator: str = "h200-sxm", **sections: Any
-) -> MoEDeployment:
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": "under-test"},
-            "spec": {
-                "model": {"architecture": architecture},
-                "hardware": {"accelerator": accelerator},
-                "parallelism": parallelism,
-                **sections,
-            },
-        }
-    )
 
 
 def nearest(*what: Any, **sections: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest
 
 from moe_plan.errors import ManifestError
 from moe_plan.layout import Layout
@@ -18,27 +19,6 @@ from moe_plan.planner import make_plan
 from moe_plan.spec import MoEDeployment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def manifest(
-    parallelism: dict[str, Any],
-    model: dict[str, Any] | str = "qwen3-30b-a3b",
-    name: str = "under-test",
-    **sections: Any,
-) -> MoEDeployment:
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": name},
-            "spec": {
-                "model": {"architecture": model} if isinstance(model, str) else model,
-                "hardware": {"accelerator": "h200-sxm"},
-                "parallelism": parallelism,
-                **sections,
-            },
-        }
-    )
 
 
 def violations(deployment: MoEDeployment, config: dict[str, Any] | None = None) -> dict[str, str]:

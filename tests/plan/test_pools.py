@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import SMALL_MODEL, manifest
 
 from moe_plan.cost.constants import constants
 from moe_plan.cost.pools import (
@@ -30,7 +31,6 @@ from moe_plan.errors import ManifestError
 from moe_plan.hardware import LinkTier
 from moe_plan.kv import ELEMENT_BYTES
 from moe_plan.layout import DIMENSIONS, Layout
-from moe_plan.manifest import parse_deployment
 from moe_plan.memory import kv_cache
 from moe_plan.pools.compare import compare_pools
 from moe_plan.pools.given import GivenPool
@@ -48,41 +48,15 @@ LINK = LinkTier("cluster", 2**31, 50e9, 5e-6)
 CLUSTER = {"scope": "cluster", "bandwidth": "25e9", "latency": "5us"}
 NODE = {"scope": "node", "bandwidth": "200e9", "latency": "3us"}
 GPUS = 5
-SMALL: dict[str, Any] = {
-    "model_type": "qwen3_moe",
-    "hidden_size": 1024,
-    "head_dim": 64,
-    "intermediate_size": 2048,
-    "moe_intermediate_size": 4096,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 3,
-    "max_position_embeddings": 4096,
-    "vocab_size": 8192,
-}
-
-
-def manifest(model: dict[str, Any], hardware: dict[str, Any], **sections: Any) -> MoEDeployment:
-    spec = {"model": model, "hardware": hardware, "parallelism": {"ep": 4}, **sections}
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": "under-test"},
-            "spec": spec,
-        }
-    )
 
 
 def small(memory: str = "800Mi", links: tuple[dict[str, str], ...] = (NODE, CLUSTER), **workload: Any) -> MoEDeployment:
     figures = {"memory": memory, "flops": {"bfloat16": "100e12"}, "memoryBandwidth": "1e12", "links": list(links)}
-    return manifest({"config": SMALL}, {"spec": figures, "gpusPerNode": 2}, workload=workload)
+    return manifest({"ep": 4}, {"config": SMALL_MODEL}, hardware={"spec": figures, "gpusPerNode": 2}, workload=workload)
 
 
 def catalogue(name: str = "qwen3-30b-a3b", **workload: Any) -> MoEDeployment:
-    return manifest({"architecture": name}, {"accelerator": "h200-sxm"}, workload=workload)
+    return manifest({"ep": 4}, name, workload=workload)
 
 
 def pair_of(result: PoolsResult) -> PoolPair:

@@ -6,38 +6,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest
 
 from moe_plan.errors import ManifestError
-from moe_plan.manifest import parse_deployment
 from moe_plan.planner import make_plan
 from moe_plan.rules import around, divisors
-from moe_plan.spec import MoEDeployment
-
-
-def manifest(
-    architecture: str = "qwen3-30b-a3b",
-    accelerator: str = "h200-sxm",
-    parallelism: dict[str, Any] | None = None,
-    **sections: Any,
-) -> MoEDeployment:
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": "under-test"},
-            "spec": {
-                "model": {"architecture": architecture},
-                "hardware": {"accelerator": accelerator},
-                "parallelism": parallelism or {"ep": 8},
-                **sections,
-            },
-        }
-    )
 
 
 def refusal(**what: Any) -> ManifestError:
     with pytest.raises(ManifestError) as caught:
-        make_plan(manifest(**what))
+        make_plan(manifest(**{"parallelism": {"ep": 8}, **what}))
     return caught.value
 
 
@@ -49,7 +27,7 @@ def said(**what: Any) -> dict[str, str]:
     ("what", "code", "sentence"),
     [
         pytest.param(
-            {"architecture": "seed-s2", "accelerator": "seed-64gb", "parallelism": {"ep": 64, "tp": 2}},
+            {"model": "seed-s2", "accelerator": "seed-64gb", "parallelism": {"ep": 64, "tp": 2}},
             "FewerExpertsThanRanks",
             "spec.parallelism.ep: ep 64 over 16 experts leaves 48 ranks without an expert; "
             "set redundantExperts to 48, or ep to 16",
@@ -83,13 +61,13 @@ def said(**what: Any) -> dict[str, str]:
             id="heads",
         ),
         pytest.param(
-            {"architecture": "qwen2-57b-a14b", "parallelism": {"ep": 8, "tp": 14}},
+            {"model": "qwen2-57b-a14b", "parallelism": {"ep": 8, "tp": 14}},
             "KvHeadsNotDivisible",
             "spec.parallelism.tp: 4 KV heads can be neither split over nor replicated evenly on tp 14; set tp to 4",
             id="KV heads",
         ),
         pytest.param(
-            {"architecture": "gpt-oss-20b", "parallelism": {"ep": 4, "tp": 64}},
+            {"model": "gpt-oss-20b", "parallelism": {"ep": 4, "tp": 64}},
             "RankWithoutBlock",
             "spec.parallelism.tp: the 90 mxfp4 blocks of 32 in the expert FFN's width 2880 are dealt whole, 2 a rank, "
             "which leaves a rank of tp 64 without any; set tp to 8",
@@ -178,13 +156,13 @@ def test_a_replica_smaller_than_a_node_is_one_pod() -> None:
 
 
 def test_memory_says_which_part_is_too_much_and_by_how_much() -> None:
-    message = said(architecture="mixtral-8x22b", accelerator="h100-sxm", parallelism={"ep": 4})["MemoryExceeded"]
+    message = said(model="mixtral-8x22b", accelerator="h100-sxm", parallelism={"ep": 4})["MemoryExceeded"]
     assert message.startswith("spec.parallelism: a rank of stage 0 needs ")
     assert " more than the 72.0 GB usable of a h100-sxm's 80.0 GB (memoryReserve 10%): experts 67.6 GB, " in message
 
 
 def test_one_long_request_that_does_not_fit_names_a_length_that_does() -> None:
-    what: dict[str, Any] = {"architecture": "mixtral-8x22b", "accelerator": "h100-sxm", "parallelism": {"ep": 8}}
+    what: dict[str, Any] = {"model": "mixtral-8x22b", "accelerator": "h100-sxm", "parallelism": {"ep": 8}}
     what["hardware"] = {"accelerator": "h100-sxm", "memoryReserve": "40%"}
     message = said(**what, serving={"maxModelLength": 65536, "maxBatchTokens": 512})["MemoryExceeded"]
     length = re.search(r"set spec.serving.maxModelLength to about ([0-9,]+) tokens at most$", message)
@@ -194,7 +172,7 @@ def test_one_long_request_that_does_not_fit_names_a_length_that_does() -> None:
 
 
 def test_padding_of_quantisation_blocks_is_a_warning() -> None:
-    plan = make_plan(manifest(architecture="gpt-oss-120b", parallelism={"ep": 1, "tp": 8}))
+    plan = make_plan(manifest(model="gpt-oss-120b", parallelism={"ep": 1, "tp": 8}))
     assert (
         "parallelism.tp: the 90 mxfp4 blocks of the expert FFN are dealt whole, 12 a rank at tp 8, which pads 6.7% of "
         "its memory and time" in plan.warnings
@@ -219,7 +197,7 @@ def test_every_violation_is_told_at_once() -> None:
 
 
 def test_unknown_model_and_unknown_accelerator_are_told_together() -> None:
-    codes = said(architecture="qwen3-30b", accelerator="h200")
+    codes = said(model="qwen3-30b", accelerator="h200")
     assert "did you mean qwen3-30b-a3b" in codes["UnknownModel"]
     assert "the nearest is h200-sxm" in codes["UnknownAccelerator"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import SMALL_MODEL, manifest
 
 from moe_plan.errors import ManifestError
 from moe_plan.layout import DIMENSIONS, Layout
-from moe_plan.manifest import parse_deployment
 from moe_plan.plan import Plan
 from moe_plan.planner import make_plan
 from moe_plan.rules import expert_rules, stage_rules, tensor_rules, world_rules
@@ -30,20 +30,6 @@ TOLERANCE = 0.011
 BATCHES = tuple(2**step for step in range(8))
 """Requests a shard that the front looks at, beside what a KV cache holds."""
 
-SMALL: dict[str, Any] = {
-    "model_type": "qwen3_moe",
-    "hidden_size": 1024,
-    "head_dim": 64,
-    "intermediate_size": 2048,
-    "moe_intermediate_size": 4096,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 3,
-    "max_position_embeddings": 4096,
-    "vocab_size": 8192,
-}
 NODES_OF_FOUR: dict[str, Any] = {
     "spec": {
         "memory": "2Gi",
@@ -58,26 +44,8 @@ NODES_OF_FOUR: dict[str, Any] = {
 }
 
 
-def manifest(
-    parallelism: dict[str, Any], model: dict[str, Any] | str = "qwen3-30b-a3b", **sections: Any
-) -> MoEDeployment:
-    return parse_deployment(
-        {
-            "apiVersion": "moe-operator.dev/v1alpha1",
-            "kind": "MoEDeployment",
-            "metadata": {"name": "under-test"},
-            "spec": {
-                "model": {"architecture": model} if isinstance(model, str) else model,
-                "hardware": {"accelerator": "h200-sxm"},
-                "parallelism": parallelism,
-                **sections,
-            },
-        }
-    )
-
-
 def small(**workload: Any) -> MoEDeployment:
-    return manifest({"ep": 4}, {"config": SMALL}, hardware=NODES_OF_FOUR, workload=workload)
+    return manifest({"ep": 4}, {"config": SMALL_MODEL}, hardware=NODES_OF_FOUR, workload=workload)
 
 
 def written_down(deployment: MoEDeployment, found: Found) -> MoEDeployment:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest
 
 from moe_plan import spec
 from moe_plan.catalogue.hardware import resolve_hardware
 from moe_plan.cost.collectives import spans
 from moe_plan.experts import deal
 from moe_plan.layout import DIMENSIONS, Dimension, Layout
-from moe_plan.manifest import parse_deployment
 from moe_plan.memory import kv_cache
 from moe_plan.search.choice import Choice, fits, work_out
 from moe_plan.search.front import front
@@ -30,22 +30,7 @@ ORDERS: tuple[Order, ...] = tuple(permutations(DIMENSIONS))
 
 
 def subject(architecture: str, accelerator: str, **sections: Any) -> Subject:
-    return resolve(
-        parse_deployment(
-            {
-                "apiVersion": "moe-operator.dev/v1alpha1",
-                "kind": "MoEDeployment",
-                "metadata": {"name": "under-test"},
-                "spec": {
-                    "model": {"architecture": architecture},
-                    "hardware": {"accelerator": accelerator},
-                    "parallelism": {"ep": 8},
-                    **sections,
-                },
-            }
-        ),
-        None,
-    )
+    return resolve(manifest({"ep": 8}, architecture, accelerator, **sections), None)
 
 
 @st.composite

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from manifests import document
 from moe_command import Moe
 from typer.testing import CliRunner
 
@@ -22,14 +23,7 @@ Verify = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def manifest(name: str = "mixtral", ep: int = 8, **spec: object) -> str:
-    whole = {
-        "model": {"architecture": "mixtral-8x7b"},
-        "hardware": {"accelerator": "h100-sxm"},
-        "parallelism": {"ep": ep},
-        **spec,
-    }
-    head = {"apiVersion": "moe-operator.dev/v1alpha1", "kind": "MoEDeployment", "metadata": {"name": name}}
-    return json.dumps({**head, "spec": whole})
+    return json.dumps(document(name, parallelism={"ep": ep}, **spec))
 
 
 @pytest.fixture(scope="module")
