@@ -41,6 +41,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "PathMissing",
         "hostPath type check failed: /nowhere/at/all is not a directory",
     ),
+    "hub-away": (
+        {
+            "model": {"source": "hf://a/b"},
+            "runtime": {"env": [{"name": "HF_ENDPOINT", "value": "http://nobody.example.invalid"}]},
+        },
+        "SourceUnreachable",
+        "container fetch exited with 1: http://nobody.example.invalid/api/",
+    ),
     "claim-missing": ({"model": {"source": "pvc://absent/model"}}, "ClaimMissing", '"absent" not found'),
     "memory-short": ({"runtime": {"resources": {"limits": {"memory": "24Mi"}}}}, "OOMKilled", "with a limit of 24Mi"),
 }

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 SILENCE_S: Final = 30.0
 """Longest time without a byte."""
-ATTEMPTS: Final = 6
+ATTEMPTS: Final = 5
 PAUSE_S: Final = 1.0
 """Before the second attempt; doubled with each."""
 MOST_ANSWER_BYTES: Final = 64 << 20
