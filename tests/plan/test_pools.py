@@ -22,6 +22,7 @@ from moe_plan.cost.pools import (
     decode_s,
     first_token,
     moved_bytes,
+    network,
     prefill_pool,
     prefill_s,
     requests_per_s,
@@ -35,12 +36,16 @@ from moe_plan.memory import kv_cache
 from moe_plan.pools.compare import compare_pools
 from moe_plan.pools.given import GivenPool
 from moe_plan.pools.result import PoolPair, PoolsResult
-from moe_plan.pools.workers import holding_prompts, ladder
+from moe_plan.pools.single import Singles
+from moe_plan.pools.workers import at_each_batch, decode_workers, holding_prompts, ladder, pool_rows
 from moe_plan.rules import expert_rules, stage_rules, tensor_rules, world_rules
 from moe_plan.search.choice import Choice, Draft, fits, work_out
 from moe_plan.search.compare import compare
 from moe_plan.search.copies import near_balance
-from moe_plan.search.layouts import Layouts
+from moe_plan.search.layouts import Layouts, requests_at_any_load
+from moe_plan.search.space import space
+from moe_plan.search.sweep import at_workload
+from moe_plan.search.swept import sweep
 from moe_plan.spec import MoEDeployment
 from moe_plan.subject import Subject, resolve
 
@@ -312,6 +317,34 @@ def deployment() -> MoEDeployment:
 @pytest.fixture(scope="module")
 def result(deployment: MoEDeployment) -> PoolsResult:
     return compare_pools(deployment, gpus=16)
+
+
+@pytest.mark.parametrize("targets", [{}, {"ttft": "1s", "tpot": "20ms"}, {"tpot": "9ms"}], ids=str)
+@pytest.mark.parametrize("concurrency", [7, 3000])
+def test_the_best_single_pools_are_those_that_every_layout_with_every_batch_gives(
+    targets: dict[str, str], concurrency: int
+) -> None:
+    subject = resolve(catalogue(concurrency=concurrency, inputTokens=1500, outputTokens=300, **targets), None)
+    pool = pool_rows(subject, space(subject, 24, ()))
+    link = network(subject.hardware)
+    assert link is not None
+    found = Singles.of(pool, decode_workers(pool, link))
+    densities, rates = [], []
+    for rows in pool.rows:
+        most = requests_at_any_load(subject, rows.layouts, rows.stages, rows.busiest)
+        for held in (most, np.minimum(subject.limits.max_batch_tokens, most - 1)):
+            swept = sweep(subject, pool.space, rows, at_each_batch(pool, rows, held))
+            met = swept.shortfall == 0
+            times = np.minimum(24 // swept.gpus, concurrency // swept.loads.concurrency)
+            densities.append((swept.rate * met).max())
+            rates.append((swept.times.tokens_per_s * times * met).max())
+        swept = sweep(subject, pool.space, rows, at_workload(subject, pool.space, rows))
+        rates.append((swept.times.tokens_per_s * (swept.shortfall == 0)).max(initial=0))
+    densest, best = found.densest(), found.best()
+    assert densest is not None
+    assert best is not None
+    assert densest.tokens_per_s_per_gpu == pytest.approx(max(densities), rel=1e-6)
+    assert best.tokens_per_s == pytest.approx(max(rates), rel=1e-6)
 
 
 class TestSearch:

@@ -59,7 +59,7 @@ def compare_pools(
     most = gpus or gpus_of(subject)
     asked = None if given is None else _given(subject, link, given)
     question = _ask(subject, link, most, keep)
-    pools, singles = _unbeaten(question), Singles.of(question.decode_rows)
+    pools, singles = _unbeaten(question), Singles.of(question.decode_rows, question.decode)
     workload = subject.spec.workload
     loaded = _compared(pools, _demand(subject, workload.concurrency), total, singles.best(), singles)
     dense = _compared(pools, _demand(subject, inf), density, singles.densest(), singles)
