@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from control_plane import ControlPlane
@@ -19,6 +19,9 @@ from moe_operator.webhook import Settings, run
 from moe_operator.webhook.service import utc_now
 
 DEADLINE_S = 60
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOSTS = ("localhost", "127.0.0.1")
+"""Names that the certificates of tests bear."""
 NAMESPACE = "webhook-home"
 TLS_ENDS_S = 0.25
 """For connections cut short to close: https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown."""

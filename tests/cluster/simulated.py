@@ -297,3 +297,12 @@ def gpus(pod: Mapping[str, Any]) -> int:
 def every_write(decision: Decision) -> Iterator[Write]:
     """Writes of a decision in order."""
     return itertools.chain.from_iterable(decision.stages)
+
+
+def settled(nodes: int = 4, **spec: Any) -> Cluster:
+    """A deployment that has come up, as far as its nodes let it, with its log emptied."""
+    cluster = Cluster(manifest(**spec), nodes=nodes)
+    cluster.settle()
+    cluster.log.clear()
+    cluster.events.clear()
+    return cluster

@@ -11,6 +11,7 @@ from control_plane import ControlPlane
 from goldens import Golden
 from hypothesis import given
 from hypothesis import strategies as st
+from rendered import Object, deployment, plan_of, pods_of, runtime, violations_of
 from simulated import Cluster, manifest
 
 from moe_operator import manifests
@@ -23,8 +24,6 @@ from moe_plan.engines import engine_rules, engines
 from moe_plan.errors import ManifestError
 from moe_plan.layout import Coordinate, Layout
 from moe_plan.manifest import parse_deployment
-from moe_plan.plan import Plan
-from moe_plan.planner import make_plan
 from moe_plan.subject import Subject, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -32,43 +31,19 @@ HERE = Path(__file__).parent
 EXAMPLES = ("seed-s1", "seed-s2", "seed-s3", "seed-s4", "deepseek-v3", "mixtral-8x22b", "qwen3-235b")
 OTHERS = ("sglang", "tensorrt-llm", "vllm")
 
-Object = dict[str, Any]
 
-
-def deployment(name: str, **spec: Any) -> Object:
-    """Mixtral on two nodes of eight GPUs, with a shard a rank, in an engine."""
-    base: Object = {
-        "model": {"architecture": "mixtral-8x7b", "source": "pvc://models/mixtral"},
+def in_engine(name: str, **spec: Any) -> Object:
+    """Mixtral on two nodes of four GPUs, with a shard a rank, in an engine."""
+    fixed = {
         "hardware": {"accelerator": "h100-sxm", "gpusPerNode": 4},
         "parallelism": {"ep": 8},
         "runtime": {"engine": name},
     }
-    metadata = {"name": "mixtral", "namespace": "team", "uid": "0123"}
-    return {
-        "apiVersion": "moe-operator.dev/v1alpha1",
-        "kind": "MoEDeployment",
-        "metadata": metadata,
-        "spec": base | spec,
-    }
-
-
-def plan_of(obj: Object) -> Plan:
-    metadata = {key: obj["metadata"][key] for key in ("name", "namespace")}
-    return make_plan(parse_deployment({**obj, "metadata": metadata}))
-
-
-def pods_of(obj: Object) -> tuple[Object, ...]:
-    plan = plan_of(obj)
-    return manifests.pods(obj, plan, 0, 1, [f"node-{slot}" for slot in range(plan.slots)])
-
-
-def container(pod: Object) -> Object:
-    found: Object = pod["spec"]["containers"][0]
-    return found
+    return deployment(**fixed | spec)
 
 
 def command(pod: Object) -> list[str]:
-    return [*container(pod)["command"], *container(pod)["args"]]
+    return [*runtime(pod)["command"], *runtime(pod)["args"]]
 
 
 def value(pod: Object, flag: str) -> str:
@@ -78,18 +53,17 @@ def value(pod: Object, flag: str) -> str:
 
 
 def variables(pod: Object) -> dict[str, Any]:
-    return {variable["name"]: variable.get("value") for variable in container(pod)["env"]}
+    return {variable["name"]: variable.get("value") for variable in runtime(pod)["env"]}
 
 
-def violations_of(name: str, **spec: Any) -> list[str]:
-    obj = deployment(name, **spec)
-    return [str(violation) for violation in manifests.violations(obj, plan_of(obj))]
+def told_of(name: str, **spec: Any) -> list[str]:
+    return violations_of(in_engine(name, **spec))
 
 
 def refusals(name: str, **parallelism: Any) -> list[str]:
     """Codes of what the planner refuses of a layout in an engine."""
     with pytest.raises(ManifestError) as caught:
-        plan_of(deployment(name, parallelism=parallelism))
+        plan_of(in_engine(name, parallelism=parallelism))
     return [violation.code for violation in caught.value.violations]
 
 
@@ -117,7 +91,7 @@ def launch(name: str, engine_name: str) -> Object:
     named = {"frontend": pods[0], "worker": pods[1], "last": pods[-1]} if len(pods) > 1 else {"frontend": pods[0]}
     files = manifests.deployment_children(obj, plan, "{}")[-1]["data"]
     return {
-        "image": container(pods[0])["image"],
+        "image": runtime(pods[0])["image"],
         **{role: " ".join(command(pod)) for role, pod in named.items()},
         "environment": {
             key: text for key, text in variables(pods[0]).items() if key.startswith(("HF_", "SGLANG_", "VLLM_"))
@@ -153,7 +127,7 @@ def test_facts_about_an_engine_have_their_sources(name: str) -> None:
 
 
 def subject(name: str, per_node: int = 8) -> Subject:
-    obj = deployment(name, hardware={"accelerator": "h100-sxm", "gpusPerNode": per_node})
+    obj = in_engine(name, hardware={"accelerator": "h100-sxm", "gpusPerNode": per_node})
     return resolve(parse_deployment({**obj, "metadata": {"name": "m"}}), None)
 
 
@@ -212,7 +186,7 @@ def sglang_ranks(layout: Layout, nodes: int, node: int) -> list[int]:
 
 @pytest.mark.parametrize("name", ["vllm", "tensorrt-llm"])
 def test_experts_dealt_and_split_at_once_are_refused_with_layouts_that_are_not(name: str) -> None:
-    obj = deployment(name, parallelism={"ep": 4, "tp": 2}, hardware={"accelerator": "h100-sxm", "gpusPerNode": 8})
+    obj = in_engine(name, parallelism={"ep": 4, "tp": 2}, hardware={"accelerator": "h100-sxm", "gpusPerNode": 8})
     with pytest.raises(ManifestError) as caught:
         plan_of(obj)
     (violation,) = caught.value.violations
@@ -225,7 +199,7 @@ def test_experts_dealt_and_split_at_once_are_refused_with_layouts_that_are_not(n
 def test_a_rank_order_that_the_engine_does_not_have_is_refused() -> None:
     assert refusals("sglang", ep=2, tp=2, pp=2, rankOrder=["ep", "pp", "tp"]) == ["EngineRankOrder"]
     assert refusals("vllm", ep=4, tp=1, pp=2) == ["EngineRankOrder"]
-    assert plan_of(deployment("vllm", parallelism={"ep": 4, "pp": 2, "rankOrder": ["ep", "pp", "tp"]})).slots == 2
+    assert plan_of(in_engine("vllm", parallelism={"ep": 4, "pp": 2, "rankOrder": ["ep", "pp", "tp"]})).slots == 2
 
 
 def test_a_stage_that_fills_one_node_and_a_half_is_refused() -> None:
@@ -242,7 +216,7 @@ def test_tensorrt_llm_is_refused_more_than_a_node_and_copies_of_experts() -> Non
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_auto_degrees_are_such_as_the_engine_can_express(name: str) -> None:
-    plan = plan_of(deployment(name, parallelism={"ep": "auto", "tp": "auto", "pp": 1, "gpus": 4}))
+    plan = plan_of(in_engine(name, parallelism={"ep": "auto", "tp": "auto", "pp": 1, "gpus": 4}))
     assert name == "sglang" or 1 in (plan.degrees.ep, plan.degrees.tp)
 
 
@@ -255,7 +229,7 @@ def test_the_bundled_runtime_takes_every_layout() -> None:
 
 
 def test_sglang_counts_the_ranks_of_a_stage_and_parts_attention_and_experts() -> None:
-    obj = deployment("sglang", parallelism={"ep": 4, "tp": 2, "pp": 2}, model={"architecture": "mixtral-8x7b"})
+    obj = in_engine("sglang", parallelism={"ep": 4, "tp": 2, "pp": 2}, model={"architecture": "mixtral-8x7b"})
     pods = pods_of(obj)
     assert len(pods) == 4
     flags = ("--tp-size", "--attn-dp-size", "--ep-size", "--pp-size", "--nnodes", "--node-rank", "--dist-init-addr")
@@ -272,12 +246,12 @@ def test_sglang_counts_the_ranks_of_a_stage_and_parts_attention_and_experts() ->
 
 
 def test_sglang_is_told_the_tokens_of_all_shards_in_whole_pages() -> None:
-    (pod,) = pods_of(deployment("sglang", parallelism={"ep": 4}, serving={"maxBatchTokens": 1000}))
+    (pod,) = pods_of(in_engine("sglang", parallelism={"ep": 4}, serving={"maxBatchTokens": 1000}))
     assert value(pod, "--chunked-prefill-size") == str(4 * 960)
 
 
 def test_shards_of_vllm_meet_at_the_head() -> None:
-    head, worker = pods_of(deployment("vllm"))
+    head, worker = pods_of(in_engine("vllm"))
     assert value(head, "--data-parallel-size") == value(worker, "--data-parallel-size") == "8"
     assert value(head, "--data-parallel-size-local") == "4"
     assert value(head, "--data-parallel-address") == "$(POD_IP)"
@@ -289,7 +263,7 @@ def test_shards_of_vllm_meet_at_the_head() -> None:
 
 
 def test_one_shard_of_vllm_over_several_pods_is_one_executor() -> None:
-    head, worker = pods_of(deployment("vllm", parallelism={"ep": 1, "tp": 4, "pp": 2}))
+    head, worker = pods_of(in_engine("vllm", parallelism={"ep": 1, "tp": 4, "pp": 2}))
     flags = ("--nnodes", "--node-rank", "--master-addr", "--master-port")
     assert [value(worker, flag) for flag in flags] == ["2", "1", "mixtral-0-0.mixtral-0.team", "29500"]
     assert "--headless" in command(worker)
@@ -298,13 +272,13 @@ def test_one_shard_of_vllm_over_several_pods_is_one_executor() -> None:
 
 def test_copies_of_experts_are_asked_of_each_engine_in_its_words() -> None:
     parallelism = {"ep": 8, "redundantExperts": 8}
-    assert value(pods_of(deployment("sglang", parallelism=parallelism))[0], "--ep-num-redundant-experts") == "8"
-    config = value(pods_of(deployment("vllm", parallelism=parallelism))[0], "--eplb-config")
+    assert value(pods_of(in_engine("sglang", parallelism=parallelism))[0], "--ep-num-redundant-experts") == "8"
+    config = value(pods_of(in_engine("vllm", parallelism=parallelism))[0], "--eplb-config")
     assert json.loads(config) == {"num_redundant_experts": 8}
 
 
 def test_tensorrt_llm_reads_what_its_command_cannot_say_from_a_file() -> None:
-    obj = deployment(
+    obj = in_engine(
         "tensorrt-llm", parallelism={"ep": 2, "pp": 2}, model={"architecture": "mixtral-8x7b", "kvCacheDtype": "float8"}
     )
     plan = plan_of(obj)
@@ -323,7 +297,7 @@ def test_tensorrt_llm_reads_what_its_command_cannot_say_from_a_file() -> None:
 
 @pytest.mark.parametrize("name", ["sglang", "vllm"])
 def test_random_weights_need_no_checkpoint_but_a_config(name: str) -> None:
-    obj = deployment(name, model={"architecture": "mixtral-8x7b", "source": "random"})
+    obj = in_engine(name, model={"architecture": "mixtral-8x7b", "source": "random"})
     pod = pods_of(obj)[0]
     assert "/etc/moe" in command(pod)
     assert value(pod, "--load-format") == "dummy"
@@ -334,24 +308,24 @@ def test_random_weights_need_no_checkpoint_but_a_config(name: str) -> None:
 def test_weights_are_turned_into_fp8_where_the_engine_can() -> None:
     model = {"architecture": "mixtral-8x7b", "source": "pvc://models/mixtral", "dtype": "float8"}
     for name in ("sglang", "vllm"):
-        assert value(pods_of(deployment(name, model=model))[0], "--quantization") == "fp8"
+        assert value(pods_of(in_engine(name, model=model))[0], "--quantization") == "fp8"
     published = {"architecture": "deepseek-v3", "source": "pvc://models/v3"}
-    assert "--quantization" not in command(pods_of(deployment("sglang", model=published, parallelism={"ep": 32}))[0])
+    assert "--quantization" not in command(pods_of(in_engine("sglang", model=published, parallelism={"ep": 32}))[0])
 
 
 def test_arguments_and_variables_of_the_manifest_come_last() -> None:
-    runtime = {"engine": "vllm", "args": ["--enforce-eager"], "env": [{"name": "HF_HUB_OFFLINE", "value": "0"}]}
-    pod = pods_of(deployment("vllm", runtime=runtime))[0]
+    given = {"engine": "vllm", "args": ["--enforce-eager"], "env": [{"name": "HF_HUB_OFFLINE", "value": "0"}]}
+    pod = pods_of(in_engine("vllm", runtime=given))[0]
     assert command(pod)[-1] == "--enforce-eager"
-    assert [v["value"] for v in container(pod)["env"] if v["name"] == "HF_HUB_OFFLINE"] == ["0"]
+    assert [v["value"] for v in runtime(pod)["env"] if v["name"] == "HF_HUB_OFFLINE"] == ["0"]
 
 
 def test_a_key_is_handed_to_each_engine_as_it_takes_one() -> None:
     serving = {"apiKeySecretRef": {"name": "keys", "key": "mixtral"}}
-    head, worker = pods_of(deployment("sglang", serving=serving))
+    head, worker = pods_of(in_engine("sglang", serving=serving))
     assert value(head, "--api-key") == "$(MOE_API_KEY)"
     assert "--api-key" not in command(worker)
-    assert "VLLM_API_KEY" in variables(pods_of(deployment("vllm", serving=serving))[0])
+    assert "VLLM_API_KEY" in variables(pods_of(in_engine("vllm", serving=serving))[0])
 
 
 # Pods
@@ -360,23 +334,23 @@ def test_a_key_is_handed_to_each_engine_as_it_takes_one() -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_pods_of_other_engines_carry_no_variables_of_a_launcher(name: str) -> None:
     """vLLM and SGLang take RANK and WORLD_SIZE for torchrun's."""
-    pod = pods_of(deployment(name, parallelism={"ep": 4}))[0]
+    pod = pods_of(in_engine(name, parallelism={"ep": 4}))[0]
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} & variables(pod).keys()
     assert variables(pod)["LWS_WORKER_INDEX"] == "0"
-    assert container(pod)["securityContext"]["runAsUser"] == 1000
+    assert runtime(pod)["securityContext"]["runAsUser"] == 1000
 
 
 def test_workers_are_probed_where_they_answer() -> None:
-    _, sglang = pods_of(deployment("sglang"))
-    assert container(sglang)["readinessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
-    _, vllm = pods_of(deployment("vllm"))
-    assert not {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & container(vllm).keys()
+    _, sglang = pods_of(in_engine("sglang"))
+    assert runtime(sglang)["readinessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    _, vllm = pods_of(in_engine("vllm"))
+    assert not {"startupProbe", "readinessProbe", "livenessProbe", "ports"} & runtime(vllm).keys()
 
 
 def test_checkpoints_are_fetched_by_the_bundled_runtime() -> None:
     model = {"architecture": "mixtral-8x7b", "source": "hf://mistralai/Mixtral-8x7B-v0.1"}
-    pod = pods_of(deployment("sglang", model=model, runtime={"engine": "sglang", "image": "mirror/sglang:1"}))[0]
-    assert container(pod)["image"] == "mirror/sglang:1"
+    pod = pods_of(in_engine("sglang", model=model, runtime={"engine": "sglang", "image": "mirror/sglang:1"}))[0]
+    assert runtime(pod)["image"] == "mirror/sglang:1"
     (fetch,) = pod["spec"]["initContainers"]
     assert fetch["image"] == engine("moe").images["cuda"]
     assert "runAsUser" not in fetch["securityContext"]
@@ -389,7 +363,7 @@ def test_the_api_server_accepts_pods_of_each_engine_under_the_restricted_level(p
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "labels": levels}})
     plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mixtral", "namespace": "team"}})
     model = {"architecture": "mixtral-8x7b", "source": "hf://mistralai/Mixtral-8x7B-v0.1"}
-    obj = deployment(name, model=model, parallelism={"ep": 4 if name == "tensorrt-llm" else 8})
+    obj = in_engine(name, model=model, parallelism={"ep": 4 if name == "tensorrt-llm" else 8})
     children = manifests.deployment_children(obj, plan_of(obj), "{}")
     assert refused_by(plane, [*children, *pods_of(obj)]) == []
 
@@ -421,7 +395,7 @@ def test_a_layout_that_the_engine_cannot_express_is_told_in_the_status() -> None
 
 def test_arguments_that_follow_from_the_plan_are_refused() -> None:
     runtime = {"engine": "sglang", "args": ["--tp-size=4", "--mem-fraction-static", "0.8", "--dp", "2"]}
-    assert violations_of("sglang", runtime=runtime) == [
+    assert told_of("sglang", runtime=runtime) == [
         "spec.runtime.args: --tp-size follows from the plan; remove it",
         "spec.runtime.args: --dp follows from the plan; remove it",
     ]
@@ -431,16 +405,16 @@ def test_what_an_engine_cannot_do_is_refused_by_name() -> None:
     one = {"ep": 4}
     model = {"architecture": "mixtral-8x7b", "source": "random"}
     keys = {"apiKeySecretRef": {"name": "a", "key": "b"}}
-    assert violations_of("tensorrt-llm", parallelism=one, model=model, serving=keys) == [
+    assert told_of("tensorrt-llm", parallelism=one, model=model, serving=keys) == [
         "spec.model.source: TensorRT-LLM needs a checkpoint, but the weights are random; name one: hf://, s3://, pvc:// or file://",
         "spec.serving.apiKeySecretRef: TensorRT-LLM checks no API key; remove it, or check keys before it",
     ]
     halved = {"architecture": "mixtral-8x7b", "source": "pvc://m/m", "dtype": "float32", "kvCacheDtype": "bfloat16"}
-    assert violations_of("sglang", model=halved) == [
+    assert told_of("sglang", model=halved) == [
         "spec.model.kvCacheDtype: SGLang keeps its KV cache in float32 or float8, not in bfloat16; set it to auto or float8"
     ]
     turned = {"architecture": "mixtral-8x7b", "source": "pvc://models/m", "dtype": "int4"}
-    assert violations_of("vllm", model=turned) == [
+    assert told_of("vllm", model=turned) == [
         "spec.model.dtype: vLLM is not told to turn the weights into int4; set dtype to auto and source to a checkpoint in that format"
     ]
 
@@ -448,10 +422,9 @@ def test_what_an_engine_cannot_do_is_refused_by_name() -> None:
 def test_a_device_without_a_known_image_needs_one_named() -> None:
     hardware = {"accelerator": "mi300x", "gpusPerNode": 4, "resourceName": "amd.com/gpu"}
     message = "spec.runtime.image: no image of vLLM for rocm is known; name one"
-    assert violations_of("vllm", hardware=hardware) == [message]
+    assert told_of("vllm", hardware=hardware) == [message]
     assert (
-        violations_of("vllm", hardware=hardware, runtime={"engine": "vllm", "image": "vllm/vllm-openai-rocm:v0.33.0"})
-        == []
+        told_of("vllm", hardware=hardware, runtime={"engine": "vllm", "image": "vllm/vllm-openai-rocm:v0.33.0"}) == []
     )
 
 
@@ -486,7 +459,7 @@ def test_figures_of_all_shards_are_taken_together() -> None:
 
 def test_what_an_engine_decides_by_itself_is_told() -> None:
     serving, parallelism = {"capacityFactor": 1.2}, {"ep": 8, "microBatches": 4}
-    warnings = plan_of(deployment("sglang", serving=serving, parallelism=parallelism)).warnings
+    warnings = plan_of(in_engine("sglang", serving=serving, parallelism=parallelism)).warnings
     assert "serving.capacityFactor: 1.2 is not applied; SGLang computes every token of every expert" in warnings
     assert "parallelism.microBatches: 4 are planned for, but SGLang makes its own" in warnings
 
@@ -503,34 +476,34 @@ def test_the_page_names_versions_images_and_refusals_as_they_are() -> None:
 
 def test_a_model_that_the_bundled_runtime_cannot_execute_is_refused_before_pods() -> None:
     with pytest.raises(ManifestError) as refused:
-        prove(deployment("moe", model={"architecture": "gpt-oss-20b"}), None)
+        prove(in_engine("moe", model={"architecture": "gpt-oss-20b"}), None)
     (violation,) = refused.value.violations
     assert (violation.field, violation.code) == ("spec.runtime.engine", "EngineFamily")
     assert str(violation).endswith("executes mixtral and qwen3_moe models, not gpt_oss; set it to sglang or vllm")
 
 
 def test_a_plan_of_such_a_model_warns_and_still_tells_its_figures() -> None:
-    plan = plan_of(deployment("moe", model={"architecture": "gpt-oss-20b"}))
+    plan = plan_of(in_engine("moe", model={"architecture": "gpt-oss-20b"}))
     assert plan.warnings[0].startswith("runtime.engine: the bundled runtime executes mixtral and qwen3_moe models")
     assert plan.prediction.tpot > 0
 
 
 def test_weights_in_a_format_that_the_bundled_runtime_does_not_load_are_warned_of() -> None:
     model = {"architecture": "mixtral-8x7b", "dtype": "float8"}
-    (warning,) = plan_of(deployment("moe", model=model)).warnings
+    (warning,) = plan_of(in_engine("moe", model=model)).warnings
     assert warning.startswith("model.dtype: the bundled runtime loads float32, bfloat16, float16 weights, not float8")
-    assert plan_of(deployment("vllm", model=model)).warnings == ()
+    assert plan_of(in_engine("vllm", model=model)).warnings == ()
 
 
 def test_another_engine_serves_a_model_of_an_unknown_family_with_a_warning() -> None:
     config = dict(load_model("qwen3-30b-a3b").config)
     config["moe_num_experts"] = config.pop("num_experts")
     strange = {"config": config | {"model_type": "brand_new"}, "source": "hf://someone/brand-new"}
-    plan = plan_of(deployment("vllm", model=strange))
+    plan = plan_of(in_engine("vllm", model=strange))
     assert plan.model.config["model_type"] == "brand_new"
     assert (
         plan.model.total_params
-        == plan_of(deployment("vllm", model={"architecture": "qwen3-30b-a3b"})).model.total_params
+        == plan_of(in_engine("vllm", model={"architecture": "qwen3-30b-a3b"})).model.total_params
     )
     (warning,) = plan.warnings
     assert warning.startswith("model.config: the family 'brand_new' is not known; planned as if it were qwen3_moe")
@@ -539,7 +512,7 @@ def test_another_engine_serves_a_model_of_an_unknown_family_with_a_warning() -> 
 def test_a_model_of_an_unknown_family_without_its_usual_fields_is_refused_with_their_names() -> None:
     config = {"model_type": "brand_new", "moe_num_experts": 8, "hidden_size": 64}
     with pytest.raises(ManifestError) as refused:
-        plan_of(deployment("vllm", model={"config": config}))
+        plan_of(in_engine("vllm", model={"config": config}))
     (violation,) = refused.value.violations
     assert violation.code == "UnknownFamily"
     assert "vocab_size (or padded_vocab_size)" in violation.message
