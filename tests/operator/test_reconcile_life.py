@@ -136,6 +136,33 @@ def test_what_the_api_server_refuses_is_told_and_half_a_replica_given_back() -> 
     assert cluster.condition("Ready")["status"] == "True", "room in the quota is found without a person's help"
 
 
+def test_a_refusal_that_is_over_is_not_told_of_pods_that_start() -> None:
+    cluster = Cluster(manifest())
+    cluster.silent = {0}
+    for write in every_write(cluster.decide()):
+        if write.object["kind"] != "Pod":
+            cluster.write(write)
+    cluster.step(refused="pods m-0-1 is forbidden: exceeded quota: gpus")
+    assert cluster.condition("Ready")["reason"] == "QuotaExceeded"
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "Starting"
+
+
+def test_what_keeps_a_replica_from_starting_now_comes_before_what_ended_it_before() -> None:
+    cluster = running()
+    cluster.fail("m-0-1", reason="OOMKilled", code=137)
+    cluster.step()
+    assert cluster.condition("Ready")["reason"] == "OOMKilled"
+    cluster.silent = {0}
+    cluster.settle()
+    state = cluster.objects["Pod", "m-0-0"]["status"]["containerStatuses"][0]
+    state["state"] = {"waiting": {"reason": "ErrImagePull", "message": "dial tcp: i/o timeout"}}
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "RegistryUnreachable"
+    assert cluster.condition("Stalled")["status"] == "False"
+    assert cluster.condition("Reconciling")["reason"] == "Starting"
+
+
 def test_names_at_the_length_limit() -> None:
     cluster = Cluster(manifest("m" * 63, replicas=2))
     cluster.settle()

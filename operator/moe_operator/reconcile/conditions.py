@@ -145,10 +145,10 @@ def _progress(picture: Picture) -> Iterator[Finding]:
         yield Finding("Unplaceable", homeless)
     if picture.outdated:
         yield Finding("RollingOut", _rolling(picture))
+    yield from _delays(picture)
     yield from _recovery(picture)
     if any(o.leaving for o in picture.outcomes) or len(picture.outcomes) > len(picture.wanted):
         yield Finding("ScalingDown", f"down to {_replicas(picture.desired)}")
-    yield from _delays(picture)
     if picture.serving < picture.desired:
         yield Finding("Starting", f"{_of(picture.serving, picture.desired)} answer; the others start")
     yield from _degraded(picture)
@@ -156,10 +156,12 @@ def _progress(picture: Picture) -> Iterator[Finding]:
 
 
 def _recovery(picture: Picture) -> Iterator[Finding]:
-    """Replicas that failed and do not serve again yet."""
+    """Replicas that failed and do not serve again yet; what was refused is over once there are pods."""
     for outcome in picture.wanted:
         record = outcome.replica.record
-        if record is not None and record.last_failure is not None and not outcome.serving:
+        if record is None or record.last_failure is None or outcome.serving:
+            continue
+        if not (record.last_reason in causes.REFUSALS and outcome.replica.pods):
             cause = record.last_reason or "Restarting"
             yield Finding(cause, f"replica {outcome.replica.index}: {record.last_failure}", "Restarting")
 
