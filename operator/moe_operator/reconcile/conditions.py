@@ -147,6 +147,7 @@ def _progress(picture: Picture) -> Iterator[Finding]:
         yield Finding("RollingOut", _rolling(picture))
     yield from _delays(picture)
     yield from _recovery(picture)
+    yield from _silenced(picture)
     if any(o.leaving for o in picture.outcomes) or len(picture.outcomes) > len(picture.wanted):
         yield Finding("ScalingDown", f"down to {_replicas(picture.desired)}")
     if picture.serving < picture.desired:
@@ -164,6 +165,16 @@ def _recovery(picture: Picture) -> Iterator[Finding]:
         if not (record.last_reason in causes.REFUSALS and outcome.replica.pods):
             cause = record.last_reason or "Restarting"
             yield Finding(cause, f"replica {outcome.replica.index}: {record.last_failure}", "Restarting")
+
+
+def _silenced(picture: Picture) -> Iterator[Finding]:
+    """Replicas that served, and do not answer though all their pods are there: their ranks start anew, maybe."""
+    for outcome in picture.wanted:
+        replica = outcome.replica
+        if replica.served and replica.whole and not outcome.serving and not outcome.restarting:
+            said = replica.endpoint.said if replica.endpoint is not None else ""
+            detail = f": {said}" if said else ""
+            yield Finding("Recovering", f"replica {replica.index} served, and does not answer now{detail}")
 
 
 def _delays(picture: Picture) -> Iterator[Finding]:
