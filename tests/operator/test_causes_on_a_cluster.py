@@ -6,6 +6,7 @@ events they post, is set as kubelets do.
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -213,6 +214,33 @@ def test_a_node_that_is_cordoned_while_its_pod_serves(
     assert ground.condition("Ready")[0] == "True"
     plane.kubectl("uncordon", node)
     cause(ground, "Serving")
+
+
+def test_a_node_that_is_drained(ground: Ground, frontends: Frontends, plane: ControlPlane) -> None:
+    frontends.status = 200
+    ground.apply(ground.deployment())
+    ground.wait_ready(1)
+    node = node_of(ground, "m-0-1")
+    done = plane.kubectl("drain", node, "--force", "--ignore-daemonsets", "--timeout=30s")
+    assert done.returncode == 0, done.stderr
+    assert f"{node} cordoned" in cause(ground, "Unplaceable", "Placed")
+    replica = ground.status()["replicaStatuses"][0]
+    assert replica["lastReason"] == "Evicted"
+    assert f"slot 1: pod m-0-1 was evicted from {node}, as when a node is drained" in replica["lastFailure"]
+    plane.kubectl("uncordon", node)
+    ground.wait_ready(1)
+
+
+def test_a_node_whose_kubelet_falls_silent(ground: Ground, plane: ControlPlane) -> None:
+    on_nodes(ground)
+    node = node_of(ground, "m-0-1")
+    plane.kubectl("annotate", "node", node, "kwok.x-k8s.io/node-")
+    silent = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+    silent |= {"message": "Kubelet stopped posting node status.", "lastTransitionTime": datetime.now(UTC).isoformat()}
+    patch = json.dumps({"status": {"conditions": [silent]}})
+    plane.kubectl("patch", "node", node, "--subresource=status", f"--patch={patch}")
+    told = cause(ground, "NodeNotReady")
+    assert told == f"replica 0: slot 1: node {node} is not ready: Kubelet stopped posting node status."
 
 
 def test_a_slow_slot_is_named_with_its_node(ground: Ground, frontends: Frontends) -> None:
