@@ -148,31 +148,6 @@ def test_a_refusal_that_is_over_is_not_told_of_pods_that_start() -> None:
     assert cluster.condition("Ready")["reason"] == "Starting"
 
 
-def test_what_keeps_a_replica_from_starting_now_comes_before_what_ended_it_before() -> None:
-    cluster = running()
-    cluster.fail("m-0-1", reason="OOMKilled", code=137)
-    cluster.step()
-    assert cluster.condition("Ready")["reason"] == "OOMKilled"
-    cluster.silent = {0}
-    cluster.settle()
-    state = cluster.objects["Pod", "m-0-0"]["status"]["containerStatuses"][0]
-    state["state"] = {"waiting": {"reason": "ErrImagePull", "message": "dial tcp: i/o timeout"}}
-    cluster.settle()
-    assert cluster.condition("Ready")["reason"] == "RegistryUnreachable"
-    assert cluster.condition("Stalled")["status"] == "False"
-    assert cluster.condition("Reconciling")["reason"] == "Starting"
-
-
-def test_a_replica_that_served_and_falls_silent_says_why() -> None:
-    cluster = running()
-    cluster.endpoints[0] = Endpoint(answered=False, said="HTTP 503: rank 7 was killed by signal 9")
-    cluster.settle()
-    ready = cluster.condition("Ready")
-    assert (ready["status"], ready["reason"]) == ("False", "Recovering")
-    assert ready["message"] == "replica 0 served, and does not answer now: HTTP 503: rank 7 was killed by signal 9"
-    assert cluster.condition("Reconciling")["status"] == "True"
-
-
 def test_names_at_the_length_limit() -> None:
     cluster = Cluster(manifest("m" * 63, replicas=2))
     cluster.settle()
