@@ -66,6 +66,13 @@ class ConfigSource(Section):
     """The ConfigMap and key that hold the config.json."""
 
 
+class SecretName(Section):
+    """A Secret in the deployment's namespace."""
+
+    name: Name
+    """Name of the Secret."""
+
+
 class Model(Section):
     """Which model, whence its weights, and in which number formats. Exactly one of architecture, config, configFrom."""
 
@@ -82,6 +89,9 @@ class Model(Section):
     synthetic weights. Default: the catalogue's repository, or random for a model given by its config."""
     revision: Text = "main"
     """Revision of a hf:// source."""
+    source_secret_ref: SecretName | None = None
+    """Secret whose keys are environment variables of what fetches a hf:// or s3:// source: HF_TOKEN, HF_ENDPOINT,
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and the like."""
     dtype: WeightDtype = WeightDtype.AUTO
     """Number format of the weights; auto is as published, quantization_config honoured."""
     kv_cache_dtype: Literal["auto", "bfloat16", "float8"] = "auto"

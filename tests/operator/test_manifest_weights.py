@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from rendered import deployment, pods_of, runtime, violations_of
+from rendered import deployment, plan_of, pods_of, runtime, violations_of
 
 
 def model_volume(source: str) -> Any:
@@ -63,3 +63,26 @@ def test_a_hub_cache_on_the_nodes_is_used_where_it_is_asked_for_and_only_there()
 )
 def test_a_source_of_which_no_volume_can_be_made_is_refused(source: str, message: str) -> None:
     assert violations_of(deployment(model={"architecture": "mixtral-8x7b", "source": source})) == [message]
+
+
+def test_the_keys_of_the_source_reach_the_fetching_container_alone() -> None:
+    for pod in pods_of(deployment(model={"architecture": "mixtral-8x7b", "sourceSecretRef": {"name": "hub"}})):
+        (fetch,) = pod["spec"]["initContainers"]
+        assert fetch["envFrom"] == [{"secretRef": {"name": "hub"}}]
+        assert all("envFrom" not in container for container in pod["spec"]["containers"])
+
+
+def test_another_secret_of_the_source_makes_other_pods() -> None:
+    def planned(**model: Any) -> str:
+        return plan_of(deployment(model={"architecture": "mixtral-8x7b", **model})).hash
+
+    assert len({planned(), planned(sourceSecretRef={"name": "hub"}), planned(sourceSecretRef={"name": "other"})}) == 3
+
+
+@pytest.mark.parametrize("source", ["random", "pvc://models/mixtral", "file:///models"])
+def test_a_secret_for_a_source_that_is_not_fetched_is_refused(source: str) -> None:
+    model = {"architecture": "mixtral-8x7b", "source": source, "sourceSecretRef": {"name": "hub"}}
+    where = "spec.model.sourceSecretRef"
+    assert violations_of(deployment(model=model)) == [
+        f"{where}: nothing is fetched from {source}: only hf:// and s3:// need a Secret; remove it"
+    ]

@@ -72,6 +72,10 @@ def refusals(plane: ControlPlane, objects: Iterable[Object]) -> list[str]:
     ("what", "spec"),
     [
         ("fetched weights", {"model": {"architecture": "mixtral-8x7b", "source": "hf://mistralai/Mixtral-8x7B-v0.1"}}),
+        (
+            "weights fetched with a token",
+            {"model": {"architecture": "mixtral-8x7b", "sourceSecretRef": {"name": "hub"}}},
+        ),
         ("claimed weights", {"model": {"architecture": "mixtral-8x7b", "source": "pvc://models/mixtral"}}),
         ("secret", {"serving": {"apiKeySecretRef": {"name": "keys", "key": "mixtral"}, "port": 29500}}),
         (

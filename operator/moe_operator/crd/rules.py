@@ -177,4 +177,5 @@ SPEC_RULES: Mapping[str, list[Rule]] = {
         for amounts in ("requests", "limits")
     },
     "serving.apiKeySecretRef": _REFERENCE,
+    "model.sourceSecretRef": [_object_name("name")],
 }

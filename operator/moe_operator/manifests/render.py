@@ -208,6 +208,7 @@ def _shared(
         "limits": {**_amounts(runtime.resources.limits), **gpus},
         "shared_memory": _shared_memory(plan),
         "weights": model,
+        "source_secret": spec.model.source_secret_ref,
         "mount": MOUNT,
         # The kubelet expands $(NAME) in arguments.
         "checkpoint": model.checkpoint.replace("$(", "$$(") if model else None,

@@ -22,17 +22,21 @@ def violations(deployment: Mapping[str, Any], plan: Plan) -> tuple[Violation, ..
     """Everything of the manifest's engine, source, resources and podTemplate that no pod can be made from."""
     spec = Spec.model_validate_json(json.dumps(deployment["spec"]))
     gpu = plan.hardware.resource_name
-    found = [*engines.violations(plan, spec), *_source(plan), *_resources(spec.runtime.resources, gpu)]
+    found = [*engines.violations(plan, spec), *_source(plan, spec), *_resources(spec.runtime.resources, gpu)]
     if not found and spec.runtime.pod_template:
         found += _template(deployment, plan, spec.runtime.pod_template)
     return tuple(found)
 
 
-def _source(plan: Plan) -> Iterator[Violation]:
+def _source(plan: Plan, spec: Spec) -> Iterator[Violation]:
     try:
-        weights(plan.model.source, plan.model.revision)
+        model = weights(plan.model.source, plan.model.revision)
     except ValueError as error:
         yield Violation("spec.model.source", "InvalidSource", str(error))
+        return
+    if spec.model.source_secret_ref is not None and (model is None or not model.fetched):
+        message = f"nothing is fetched from {plan.model.source}: only hf:// and s3:// need a Secret"
+        yield Violation("spec.model.sourceSecretRef", "InvalidSource", message, "remove it")
 
 
 def _resources(resources: Resources, gpu: str) -> Iterator[Violation]:
