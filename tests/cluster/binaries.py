@@ -28,8 +28,23 @@ STAGES = (
 NODE_PROGRAMS = ("kubelet", "kube-proxy", "coredns", "pause")
 """What a node with real pods needs beside Debian's containerd: see node.py."""
 COREDNS = "v1.15.0"
-TOOLS = {"helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1")}
+TOOLS = {
+    "helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
+    "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
+}
 """Programs that only some tests need: package and version."""
+FOREIGN = {
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+    ),
+    "github.com/cert-manager/cert-manager@v1.21.2": (
+        "deploy/crds/cert-manager.io_certificates.yaml",
+        "deploy/crds/cert-manager.io_issuers.yaml",
+    ),
+}
+"""CustomResourceDefinitions of projects whose objects the chart makes, by their Go module."""
 BUILD_DEADLINE_S = 3600
 
 _HERE = Path(__file__).parent / "binaries"
@@ -98,6 +113,29 @@ def build_tool(name: str) -> Path:
         _go(go, folder, "install", "-ldflags", "-s -w", f"{package}@{version}", GOBIN=str(folder))
         found = folder / name
     return found
+
+
+def foreign_crds() -> list[Path]:
+    """Files of FOREIGN that were downloaded before; none where one is missing."""
+    files = [_foreign(module, path) for module, paths in FOREIGN.items() for path in paths]
+    return files if all(file.exists() for file in files) else []
+
+
+def download_foreign_crds() -> Path:
+    """Folder with the files of FOREIGN. Raises RuntimeError where they cannot be had."""
+    folder = cached("foreign-crds")
+    folder.mkdir(parents=True, exist_ok=True)
+    go = shutil.which("go") or _install_go(folder)
+    for module, paths in () if foreign_crds() else FOREIGN.items():
+        downloaded = json.loads(_go(go, folder, "mod", "download", "-json", module))["Dir"]
+        for path in paths:
+            _foreign(module, path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(downloaded) / path, _foreign(module, path))
+    return folder
+
+
+def _foreign(module: str, path: str) -> Path:
+    return cached("foreign-crds") / module.replace("/", "_") / Path(path).name
 
 
 def _said_version(program: str) -> str:
@@ -178,6 +216,10 @@ if __name__ == "__main__":
             print(f"{name} is {build_tool(name)}")
         except RuntimeError as error:
             print(f"Tests that need {name} are skipped: {error}")
+    try:
+        print(f"CustomResourceDefinitions of other projects are in {download_foreign_crds()}")
+    except RuntimeError as error:
+        print(f"Objects of other projects are not held against their definitions: {error}")
     try:
         print(f"The programs of a node are in {node_binaries()}")
     except RuntimeError as error:
