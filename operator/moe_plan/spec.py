@@ -35,7 +35,7 @@ Dimension = Literal["pp", "ep", "tp"]
 class Section(BaseModel):
     """A section of the manifest: camelCase, closed, immutable."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, defer_build=True)
 
 
 class WeightDtype(StrEnum):
@@ -231,9 +231,9 @@ class Topology(Section):
 
     levels: Annotated[tuple[Name, ...], Field(max_length=16)] = ()
     """Node labels from the narrowest tier of the network to the widest. Default: those known of the clouds."""
-    required: Levels = Levels()
+    required: Levels = Levels.model_construct()
     """Levels that must hold, or the replica is not placed."""
-    preferred: Levels = Levels()
+    preferred: Levels = Levels.model_construct()
     """Levels that raise the placement score where they hold."""
     replicas: Literal["spread", "pack"] = "pack"
     """Whether replicas keep apart or together."""
@@ -324,7 +324,7 @@ class Runtime(Section):
     """Arguments appended to the engine's command."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=128)] = ()
     """Environment variables of the container."""
-    resources: Resources = Resources()
+    resources: Resources = Resources.model_construct()
     """CPU, memory and other resources of a pod."""
     pod_template: Annotated[
         dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
@@ -365,28 +365,28 @@ class Spec(Section):
     """The GPUs."""
     parallelism: Parallelism
     """The layout of one replica."""
-    workload: Workload = Workload()
+    workload: Workload = Workload.model_construct()
     """The load to plan for."""
     replicas: CountOrZero = 1
     """Whole model copies."""
-    topology: Topology = Topology()
+    topology: Topology = Topology.model_construct()
     """How placement follows the network."""
-    scheduling: Scheduling = Scheduling()
+    scheduling: Scheduling = Scheduling.model_construct()
     """How pods reach the scheduler."""
-    rollout: Rollout = Rollout()
+    rollout: Rollout = Rollout.model_construct()
     """How a change reaches the replicas."""
-    failure: Failure = Failure()
+    failure: Failure = Failure.model_construct()
     """What happens when a rank is lost."""
-    runtime: Runtime = Runtime()
+    runtime: Runtime = Runtime.model_construct()
     """What computes the model."""
-    serving: Serving = Serving()
+    serving: Serving = Serving.model_construct()
     """The endpoint."""
 
 
 class Metadata(BaseModel):
     """The object's name; what an API server adds is kept out of the plan."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
     """Name of the deployment: a DNS label, since services are named after it."""
@@ -397,7 +397,7 @@ class Metadata(BaseModel):
 class MoEDeployment(BaseModel):
     """A whole manifest. `status` of an exported object is ignored."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, defer_build=True)
 
     api_version: Literal["moe-operator.dev/v1alpha1"]
     kind: Literal["MoEDeployment"]
