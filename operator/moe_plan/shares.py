@@ -138,10 +138,20 @@ class _Identity:
 
 
 @lru_cache(maxsize=32)
-def _kinds(of: _Identity) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
+def _kinds(of: _Identity) -> tuple[tuple[Layer, ...], tuple[int, ...], tuple[int, ...]]:
+    """The distinct layers, the kind of each layer, and how many there are of each kind.
+
+    Layers whose parts are the same objects are not compared: a hash of each takes as long as the rest of an estimate.
+    """
     numbers: dict[Layer, int] = {}
-    kind_of = tuple(numbers.setdefault(layer, len(numbers)) for layer in of.shape.layers)
-    return tuple(numbers), kind_of
+    of_parts: dict[tuple[int, int, int], int] = {}
+    kind_of = []
+    for layer in of.shape.layers:
+        parts = (id(layer.attention), id(layer.ffn), layer.norm_params)
+        if parts not in of_parts:
+            of_parts[parts] = numbers.setdefault(layer, len(numbers))
+        kind_of.append(of_parts[parts])
+    return tuple(numbers), tuple(kind_of), tuple(map(kind_of.count, range(len(numbers))))
 
 
 def layer_kinds(shape: ModelShape) -> tuple[Layer, ...]:
@@ -149,7 +159,17 @@ def layer_kinds(shape: ModelShape) -> tuple[Layer, ...]:
     return _kinds(_Identity(shape))[0]
 
 
+def kind_of_each(shape: ModelShape) -> tuple[int, ...]:
+    """For each layer the index of its kind in `layer_kinds`."""
+    return _kinds(_Identity(shape))[1]
+
+
+def layer_counts(shape: ModelShape) -> tuple[int, ...]:
+    """How many layers of each kind the whole model has, by index into `layer_kinds`."""
+    return _kinds(_Identity(shape))[2]
+
+
 def kinds_in(shape: ModelShape, stage: Stage) -> dict[int, int]:
     """How many layers of each kind a stage has, by index into `layer_kinds`."""
-    kind_of = _kinds(_Identity(shape))[1]
+    kind_of = kind_of_each(shape)
     return dict(Counter(kind_of[stage.first_layer : stage.first_layer + stage.layers]))

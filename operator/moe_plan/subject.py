@@ -9,7 +9,7 @@ from moe_plan.errors import ManifestError, Violation
 from moe_plan.hardware import Hardware
 from moe_plan.model import DenseFfn, Layer, ModelShape, MoeFfn, NumberFormat
 from moe_plan.plan import Limits
-from moe_plan.shares import layer_kinds
+from moe_plan.shares import kind_of_each, layer_kinds
 from moe_plan.spec import MoEDeployment, Spec
 
 DEFAULT_BATCH_TOKENS = 8192
@@ -61,23 +61,24 @@ class Subject:
     @cached_property
     def heads(self) -> tuple[int, ...]:
         """Distinct counts of query heads."""
-        return tuple(sorted({layer.attention.heads for layer in self.shape.layers}))
+        return tuple(sorted({kind.attention.heads for kind in layer_kinds(self.shape)}))
 
     @cached_property
     def kv_heads(self) -> tuple[int, ...]:
         """Distinct counts of KV heads where K and V are cached by head."""
-        return tuple(sorted({a.kv_heads for a in (layer.attention for layer in self.shape.layers) if a.kind == "gqa"}))
+        return tuple(
+            sorted({a.kv_heads for a in (kind.attention for kind in layer_kinds(self.shape)) if a.kind == "gqa"})
+        )
 
     @cached_property
     def widths(self) -> tuple[Width, ...]:
         """Distinct FFN widths."""
-        return tuple(dict.fromkeys(width for layer in self.shape.layers for width in _widths(layer, self.shape)))
+        return tuple(dict.fromkeys(width for layer in layer_kinds(self.shape) for width in _widths(layer, self.shape)))
 
     @cached_property
     def kinds(self) -> tuple[int, ...]:
         """For each layer, the index of its kind in `layer_kinds`."""
-        numbers = {layer: number for number, layer in enumerate(layer_kinds(self.shape))}
-        return tuple(numbers[layer] for layer in self.shape.layers)
+        return kind_of_each(self.shape)
 
 
 def resolve(deployment: MoEDeployment, config: dict[str, Any] | None) -> Subject:
@@ -148,7 +149,7 @@ def _config_missing(deployment: MoEDeployment) -> Violation:
 
 
 def _moe_ffns(shape: ModelShape) -> tuple[MoeFfn, ...]:
-    return tuple(layer.ffn for layer in shape.layers if isinstance(layer.ffn, MoeFfn))
+    return tuple(layer.ffn for layer in layer_kinds(shape) if isinstance(layer.ffn, MoeFfn))
 
 
 def _widths(layer: Layer, shape: ModelShape) -> tuple[Width, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from moe_plan.columns import Column, ceil, exp, maximum, minimum, where
 from moe_plan.cost.kernels import Load, Setting
-from moe_plan.cost.step import Case, Seconds, kind_counts, steps_s
+from moe_plan.cost.step import Case, Seconds, steps_s
 from moe_plan.shares import ceil_div
 
 
@@ -59,7 +59,7 @@ def forecast(setting: Setting, case: Case) -> Forecast:
     loaded_share = where(case.output_tokens > 1, 1 - exp(-often), 0.0)
     tpot = plain * (1 - loaded_share) + loaded * loaded_share
     own = loaded * pieces
-    admission = Seconds(overhead=setting.engine.first_token_layer_s * sum(kind_counts(setting)))
+    admission = Seconds(overhead=setting.engine.first_token_layer_s * len(setting.shape.layers))
     steady_s = _steady_s(crowd, own.total, loaded.total * loaded_share / tpot.total)
     burst_s = _burst_s(setting, case, crowd, burst.total)
     ttft = own + admission + Seconds(queueing=steady_s + burst_s)

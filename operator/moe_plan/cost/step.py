@@ -12,18 +12,14 @@ from moe_plan.cost.kernels import Experts, KernelTime, Load, Setting, head_s, la
 from moe_plan.kv import ELEMENT_BYTES
 from moe_plan.model import Layer, MoeFfn
 from moe_plan.plan import TimeParts
-from moe_plan.shares import embedding_share, layer_kinds
-
-
-def _is_nothing(part: Column) -> bool:
-    """Whether a part is the number 0: it need not become a column of zeros."""
-    return isinstance(part, float) and part == 0.0
+from moe_plan.shares import embedding_share, layer_counts, layer_kinds
 
 
 def _sum(first: Column, second: Column) -> Column:
-    if _is_nothing(first):
+    """The sum; a part that is the number 0 need not become a column of zeros."""
+    if type(first) is float and first == 0.0:
         return second
-    return first if _is_nothing(second) else first + second
+    return first if type(second) is float and second == 0.0 else first + second
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ class Seconds:
     def __mul__(self, factor: Column) -> "Seconds":
         if is_single(factor) and factor == 1:
             return self
-        return Seconds(*(part if _is_nothing(part) else part * factor for part in self.parts()))
+        return Seconds(*[part if type(part) is float and part == 0.0 else part * factor for part in self.parts()])
 
     def parts(self) -> tuple[Column, ...]:
         """The parts in the order of the fields."""
@@ -149,7 +145,9 @@ def step_s(case: Case, load: Load, layer_overhead_s: Column, setting: Setting) -
     part = load.part(1 / cuts)
     layers = [_layer(case, layer, part, layer_overhead_s, setting) for layer in layer_kinds(setting.shape)]
     embedding, head = _embedding(case, part, setting), _head(case, part, setting)
-    slowest, whole = _slowest(case, layers, embedding, head), _whole(setting, layers, embedding, head)
+    slowest = _slowest(case, layers, embedding, head)
+    alone = len(case.stages) == 1  # the first stage has the embedding and the last the head, so one class is one stage
+    whole = slowest if alone else _whole(setting, layers, embedding, head)
     hidden_bytes = part.tokens * setting.shape.hidden * setting.element_bytes
     send = send_s(hidden_bytes, case.pp_links, setting.constants.collectives)
     worked: Seconds = slowest * cuts
@@ -185,15 +183,9 @@ def _slowest(case: Case, layers: Sequence[Seconds], embedding: Seconds, head: Se
 def _whole(setting: Setting, layers: Sequence[Seconds], embedding: Seconds, head: Seconds) -> Seconds:
     """All stages together, which does not depend on where they part."""
     time = embedding + head
-    for kind, layer in enumerate(layers):
-        time += layer * kind_counts(setting)[kind]
+    for layer, count in zip(layers, layer_counts(setting.shape), strict=True):
+        time += layer * count
     return time
-
-
-def kind_counts(setting: Setting) -> tuple[int, ...]:
-    """Layers of each kind in the whole model."""
-    layers = setting.shape.layers
-    return tuple(layers.count(kind) for kind in layer_kinds(setting.shape))
 
 
 def _layer(case: Case, layer: Layer, load: Load, overhead_s: Column, setting: Setting) -> Seconds:

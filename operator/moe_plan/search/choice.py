@@ -82,10 +82,16 @@ def work_out(subject: Subject, choice: Choice, stage_layers: Sequence[int] | Non
     """Deal experts and layers of a valid choice, and count its memory. `stage_layers` overrides the balance."""
     layout = choice.layout
     experts = deal(subject.experts, choice.redundant, layout.ep)
-    counts = stage_layers or balance(stage_costs(subject, layout.tp, experts.per_rank), layout.pp)
-    assert (len(counts), sum(counts)) == (layout.pp, len(subject.shape.layers))
+    layers = len(subject.shape.layers)
+    counts = stage_layers or ((layers,) if layout.pp == 1 else _balanced(subject, layout, experts))
+    assert (len(counts), sum(counts)) == (layout.pp, layers)
     stages = make_stages(counts)
     return Draft(choice, experts, stages, _memory(subject, layout, experts, stages))
+
+
+def _balanced(subject: Subject, layout: Layout, experts: ExpertMap) -> tuple[int, ...]:
+    """Layers of each stage, balanced by cost."""
+    return balance(stage_costs(subject, layout.tp, experts.per_rank), layout.pp)
 
 
 def fits(subject: Subject, draft: Draft) -> bool:
@@ -207,9 +213,11 @@ def _memory(subject: Subject, layout: Layout, experts: ExpertMap, stages: Sequen
     for stage in stages:
         kinds = sorted(subject.kinds[stage.first_layer : stage.first_layer + stage.layers])
         key = (tuple(kinds), stage.embedding, stage.head)
-        if key not in counted:
+        if key in counted:
+            found.append(counted[key].model_copy(update={"pp": stage.pp}))
+        else:
             counted[key] = _stage_memory(subject, layout, experts, stage)
-        found.append(counted[key].model_copy(update={"pp": stage.pp}))
+            found.append(counted[key])
     return tuple(found)
 
 
