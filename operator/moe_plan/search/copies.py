@@ -140,12 +140,16 @@ def _before(base: Swept, loads: Loads, parent: Ints, ep: Ints) -> tuple[Ints, In
     A load is that of the same row, replicas and micro-batches with as many requests a shard, or with the power of two
     below: fewer requests take no longer.
     """
-    own = _keys(base.loads, base.loads.row, ep)
+    asked = np.zeros(len(ep) + 1, dtype=np.bool_)
+    asked[parent] = True  # -1, a row of which nothing is known, is the last one here
+    among = np.flatnonzero(asked[base.loads.row])
+    own = _keys(base.loads.take(among), base.loads.row[among], ep)
     order = np.argsort(own, kind="stable")
     wanted = _keys(loads, parent, ep)
-    at = np.minimum(np.searchsorted(own[order], wanted), len(order) - 1)
-    known = np.flatnonzero(own[order[at]] == wanted)
-    return known, order[at[known]]
+    at = np.searchsorted(own[order], wanted)
+    known = np.flatnonzero(at < len(order))
+    known = known[own[order[at[known]]] == wanted[known]]
+    return known, among[order[at[known]]]
 
 
 def _keys(loads: Loads, row: Ints, ep: Ints) -> Ints:

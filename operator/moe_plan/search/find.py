@@ -10,7 +10,7 @@ import numpy as np
 
 from moe_plan.search.arrays import Bools, distinct
 from moe_plan.search.copies import Bounds, Hopeful, with_copies
-from moe_plan.search.front import front
+from moe_plan.search.front import beaten, front
 from moe_plan.search.layouts import layouts
 from moe_plan.search.rows import Rows, make_rows
 from moe_plan.search.space import Space
@@ -91,14 +91,10 @@ def _may_be_told(base: Swept) -> Hopeful:
 def _may_be_in_front(base: Swept) -> Hopeful:
     """Candidates that no point of the front beats."""
     points = list(front_of(base))
-    known = list(zip(base.rate[points], base.times.tpot[points], base.times.ttft[points], strict=True))
+    known = (base.rate[points], base.times.tpot[points], base.times.ttft[points])
 
     def hopeful(bounds: Bounds) -> Bools:
-        rate = bounds.tokens_per_s / bounds.gpus
-        beaten = np.zeros(len(rate), dtype=np.bool_)
-        for best, tpot, ttft in known:
-            beaten |= (rate <= best) & (bounds.tpot >= tpot) & (bounds.ttft >= ttft)
-        return ~beaten
+        return ~beaten(bounds.tokens_per_s / bounds.gpus, bounds.tpot, bounds.ttft, known)
 
     return hopeful
 
