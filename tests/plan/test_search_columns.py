@@ -16,8 +16,9 @@ from moe_plan.cost.collectives import spans
 from moe_plan.experts import deal
 from moe_plan.layout import DIMENSIONS, Dimension, Layout
 from moe_plan.memory import kv_cache
+from moe_plan.search.arrays import Floats
 from moe_plan.search.choice import Choice, fits, work_out
-from moe_plan.search.front import front
+from moe_plan.search.front import beaten, front
 from moe_plan.search.layouts import busiest_columns, deal_columns, layouts
 from moe_plan.search.network import Order, fanouts, in_orders, tp_is_parted
 from moe_plan.search.pipeline import balance_columns
@@ -129,3 +130,29 @@ def test_the_front_holds_exactly_what_nothing_beats(points: list[tuple[int, int,
     found = front(*columns).tolist()
     assert sorted(found) == expected
     assert [points[i][0] for i in found] == sorted((points[i][0] for i in found), reverse=True)
+
+
+def test_the_front_of_many_candidates_is_that_of_all_pairs() -> None:
+    drawn = np.random.default_rng(7)
+    rate, tpot, ttft = drawn.integers(1, 400, size=(3, 3000)).astype(np.float64)
+    rate[::5] *= 1 + 1e-12  # the same to nine digits: the first of them is kept
+    near = np.rint(rate)
+
+    def is_beaten(one: int) -> bool:
+        no_worse = (near >= near[one]) & (tpot <= tpot[one]) & (ttft <= ttft[one])
+        same = (near == near[one]) & (tpot == tpot[one]) & (ttft == ttft[one])
+        return bool((no_worse & (~same | (np.arange(len(rate)) < one))).any())
+
+    assert sorted(front(rate, tpot, ttft).tolist()) == [one for one in range(len(rate)) if not is_beaten(one)]
+
+
+@given(st.lists(st.tuples(figure, figure, figure), max_size=8), st.lists(st.tuples(figure, figure, figure), max_size=8))
+def test_a_point_beats_what_it_is_as_good_as_in_each_figure(
+    points: list[tuple[int, int, int]], others: list[tuple[int, int, int]]
+) -> None:
+    def columns(of: list[tuple[int, int, int]]) -> tuple[Floats, Floats, Floats]:
+        rate, tpot, ttft = np.array(of, dtype=np.float64).reshape(-1, 3).T
+        return rate, tpot, ttft
+
+    expected = [any(p[0] >= o[0] and p[1] <= o[1] and p[2] <= o[2] for p in points) for o in others]
+    assert beaten(*columns(others), columns(points)).tolist() == expected
