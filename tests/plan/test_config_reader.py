@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moe_plan.catalogue.models import load_model, model_names
 from moe_plan.config import read_config
+from moe_plan.config.families import FAMILIES, WRAPPERS
 from moe_plan.config.infer import readable
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.model import DenseFfn, ModelShape, MoeFfn
@@ -59,6 +60,14 @@ def test_a_small_qwen3_has_the_parameters_of_its_tensors() -> None:
     attention = 64 * 8 * 16 * 2 + 64 * 2 * 16 * 2 + 2 * 16
     experts = 16 * 3 * 64 * 32 + 64 * 16
     assert total_params(read(QWEN3)) == 2 * 256 * 64 + 3 * (attention + experts + 2 * 64) + 64
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *WRAPPERS])
+def test_a_config_of_nothing_but_its_family_is_told_what_is_missing(family: str) -> None:
+    text = {"model_type": WRAPPERS.get(family, family)}
+    with pytest.raises(ManifestError) as caught:
+        read_config({"model_type": family, "text_config": text} if family in WRAPPERS else text, "x", WeightDtype.AUTO)
+    assert "MissingField" in {violation.code for violation in caught.value.violations}
 
 
 def test_the_name_and_the_family_are_kept() -> None:

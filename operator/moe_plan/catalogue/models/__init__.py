@@ -8,10 +8,12 @@ import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from moe_plan.errors import ManifestError, Violation
+
+_HERE = Path(__file__).parent
 
 Component = Literal["layers", "embedding", "head", "prediction"]
 
@@ -64,15 +66,14 @@ class CatalogueModel:
 @cache
 def model_names() -> tuple[str, ...]:
     """Names of all models, sorted."""
-    entries = (entry.name for entry in files(__name__).iterdir())
-    return tuple(sorted(name.removesuffix(".json") for name in entries if name.endswith(".json")))
+    return tuple(sorted(entry.stem for entry in _HERE.glob("*.json")))
 
 
 def load_model(name: str) -> CatalogueModel:
     """The model of a name. Raises ManifestError when the catalogue does not hold it."""
     if name not in model_names():
         raise ManifestError((_unknown(name),))
-    entry = json.loads(files(__name__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    entry = json.loads((_HERE / f"{name}.json").read_text(encoding="utf-8"))
     return CatalogueModel(
         name=name,
         source=entry["source"],
