@@ -24,11 +24,12 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
 	@$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/uv.txt
 	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement requirements.txt 2>&1 | grep -v '^ +' || true
-	@# uv leaves bytecode to the first import; where that may not write it, each command would compile all it imports.
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import torch, kopf, transformers, typer' 2>/dev/null || \
+	@# uv leaves bytecode to the first import. Where imports may not write it, each command would compile all it needs.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import torch, kopf, transformers' 2>/dev/null || \
 		$(BIN)/pip install --require-hashes --requirement requirements.txt
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q operator runtime
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/moe search -f examples/quickstart/moedeployment.yaml > /dev/null
 	@touch $@
 
 quickstart: $(INSTALLED) ## From a manifest to tokens from 128 ranks on this machine
