@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from moe_plan.columns import Column, ceil, maximum, minimum, where
 from moe_plan.cost.constants import Constants
 from moe_plan.cost.kernels import Load, Setting
-from moe_plan.cost.step import Case, Seconds, StageClass, kind_counts, step_s
+from moe_plan.cost.step import Case, Seconds, StageClass, step_s
 from moe_plan.hardware import Hardware, LinkTier
 from moe_plan.kv import fixed_bytes, growing_bytes
 from moe_plan.shares import layer_kinds
@@ -97,7 +97,7 @@ def decode_s(setting: Setting, case: Case, requests: Column) -> Seconds:
 
 def admission_s(setting: Setting) -> float:
     """Time that a first token takes beside its steps, as in a deployment without pools."""
-    return setting.engine.first_token_layer_s * sum(kind_counts(setting))
+    return setting.engine.first_token_layer_s * len(setting.shape.layers)
 
 
 def moved_bytes(setting: Setting, tp: Column, stages: Sequence[StageClass], tokens: int) -> Column:

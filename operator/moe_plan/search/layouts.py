@@ -37,7 +37,7 @@ class Layouts:
 
     def take(self, rows: Ints | Bools) -> "Layouts":
         """Some of the candidates, repeats allowed."""
-        return Layouts(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Layouts(self.ep[rows], self.tp[rows], self.pp[rows], self.per_rank[rows])
 
     def joined(self, other: "Layouts") -> "Layouts":
         """These candidates, then the others."""
@@ -138,22 +138,18 @@ def _requests(
 ) -> tuple[Bools, Ints]:
     """Whether every stage fits, and the requests that the KV cache of a shard holds."""
     shape, hardware = subject.shape, subject.hardware
-    fit = np.ones(len(candidates), dtype=np.bool_)
-    requests = np.full(len(candidates), np.inf)
-    for counts, embedding, head in zip(stages.counts, stages.embedding, stages.head, strict=True):
-        stage = Held(
-            ep=candidates.ep,
-            tp=candidates.tp,
-            pp=candidates.pp,
-            experts=subject.experts,
-            per_rank=candidates.per_rank,
-            busiest=busiest,
-            counts=dict(enumerate(counts)),
-            embedding=embedding,
-            head=head,
-        )
-        sizes = stage_sizes(shape, stage, hardware, subject.limits, workload, subject.kv_cache_dtype)
-        fit &= sum(sizes.values()) <= hardware.usable_bytes
-        held = requests_held(shape, stage, sizes["kv_cache"], workload, subject.kv_cache_dtype)
-        requests = np.minimum(requests, held)
-    return fit, np.where(fit, requests, 0).astype(np.int64)
+    every = Held(
+        ep=candidates.ep,
+        tp=candidates.tp,
+        pp=candidates.pp,
+        experts=subject.experts,
+        per_rank=candidates.per_rank,
+        busiest=busiest,
+        counts=dict(enumerate(np.stack(stages.counts, axis=1))),
+        embedding=np.stack(stages.embedding),
+        head=np.stack(stages.head),
+    )
+    sizes = stage_sizes(shape, every, hardware, subject.limits, workload, subject.kv_cache_dtype)
+    fit = np.all(sum(sizes.values()) <= hardware.usable_bytes, axis=0)
+    held = requests_held(shape, every, sizes["kv_cache"], workload, subject.kv_cache_dtype)
+    return fit, np.where(fit, held.min(axis=0), 0).astype(np.int64)

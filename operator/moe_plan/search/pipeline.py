@@ -30,9 +30,9 @@ class StageColumns:
     def take(self, rows: Ints) -> "StageColumns":
         """The same for some candidates, repeats allowed."""
         return StageColumns(
-            tuple(tuple(kind[rows] for kind in counts) for counts in self.counts),
-            tuple(column[rows] for column in self.embedding),
-            tuple(column[rows] for column in self.head),
+            tuple(tuple(kind.take(rows) for kind in counts) for counts in self.counts),
+            tuple(column.take(rows) for column in self.embedding),
+            tuple(column.take(rows) for column in self.head),
         )
 
 
@@ -90,26 +90,26 @@ class _Balance:
     def ends(self) -> Ints:
         bottleneck = self._bottleneck()
         earliest = self._earliest(bottleneck)
-        ends = np.zeros((self.rows, self.most + 1), dtype=np.int64)
+        ends = np.full((self.most + 1, self.rows), self.layers)
+        ends[0] = 0
         for stage in range(self.most):
             n = self.having[stage]
-            start, left = ends[:n, stage], self.stages[:n] - stage
+            start, left = ends[stage, :n], self.stages[:n] - stage
             sums = self._at(start)
             latest = np.minimum(self._reach(sums + bottleneck[:n]), self.layers - left + 1)
-            lowest = np.maximum(earliest[:n, stage], start + 1)
-            ends[:n, stage + 1] = self._nearest(sums + (self.total[:n] - sums) / left, lowest, latest)
-            ends[n:, stage + 1] = self.layers
-        out = np.empty_like(ends)
-        out[self.order] = ends
+            lowest = np.maximum(earliest[stage, :n], start + 1)
+            ends[stage + 1, :n] = self._nearest(sums + (self.total[:n] - sums) / left, lowest, latest)
+        out = np.empty((self.rows, self.most + 1), dtype=np.int64)
+        out[self.order] = ends.T
         return out
 
     def _bottleneck(self) -> Ints:
         """Least bound of a stage's sum with which each row's stages suffice.
 
-        Filling greedily, a bound that fails stays failing until it admits one more layer into some stage: the least
-        such bound is tried next.
+        Some stage has an even share of the layers at least. Filling greedily, a bound that fails stays failing until
+        it admits one more layer into some stage: the least such bound is tried next.
         """
-        bound: Ints = np.maximum(-(-self.total // self.stages), self.widest)
+        bound: Ints = np.maximum(-(-self.total // self.stages), self._lightest(-(-self.layers // self.stages)))
         todo = np.arange(self.rows)
         while len(todo):
             start = np.zeros(len(todo), dtype=np.int64)
@@ -117,7 +117,7 @@ class _Balance:
             for stage in range(int(self.stages[todo[0]])):
                 n = int(np.searchsorted(-self.stages[todo], -stage, side="left"))
                 rows, sums = todo[:n], self.flat[self.base[todo[:n]] + start[:n]]
-                start[:n] = np.searchsorted(self.flat, sums + bound[rows], side="right") - 1 - self.base[rows]
+                start[:n] = self.flat.searchsorted(sums + bound[rows], side="right") - 1 - self.base[rows]
                 np.minimum(start[:n], self.layers, out=start[:n])
                 beyond = self.flat[self.base[rows] + np.minimum(start[:n] + 1, self.layers)] - sums
                 wider[:n] = np.minimum(wider[:n], np.where(start[:n] < self.layers, beyond, wider[:n]))
@@ -126,18 +126,27 @@ class _Balance:
             todo = todo[failed]
         return bound
 
+    def _lightest(self, layers: Ints) -> Ints:
+        """The least sum of so many neighbouring layers of each row, and no less than its heaviest layer."""
+        first = np.arange(self.layers)
+        last = first + layers[:, None]
+        within = np.minimum(last, self.layers) + self.base[:, None]
+        sums = self.flat[within] - self.flat[first + self.base[:, None]]
+        sums[last > self.layers] = np.iinfo(np.int64).max
+        return np.asarray(np.maximum(sums.min(axis=1, initial=np.iinfo(np.int64).max), self.widest))
+
     def _earliest(self, bottleneck: Ints) -> Ints:
         """For each stage the least end from which the later ones hold the rest under the bottleneck."""
-        ends = np.zeros((self.rows, self.most), dtype=np.int64)
+        ends = np.zeros((self.most, self.rows), dtype=np.int64)
         rows = np.arange(self.rows)
         end = np.full(self.rows, self.layers)
-        ends[rows, self.stages - 1] = end
+        ends[self.stages - 1, rows] = end
         for back in range(1, self.most):
             n = self.having[back]
             sums = self._at(end[:n]) - bottleneck[:n]
-            at = np.searchsorted(self.flat, np.maximum(sums, 0) + self.shift[:n], side="left") - self.base[:n]
+            at = self.flat.searchsorted(np.maximum(sums, 0) + self.shift[:n]) - self.base[:n]
             end[:n] = np.maximum(0, np.minimum(at, end[:n] - 1))
-            ends[rows[:n], self.stages[:n] - 1 - back] = end[:n]
+            ends[self.stages[:n] - 1 - back, rows[:n]] = end[:n]
         return ends
 
     def _at(self, ends: Ints) -> Ints:
@@ -149,13 +158,14 @@ class _Balance:
         """The last end whose sum is within a limit, of the first rows."""
         n = len(limit)
         within = np.minimum(limit, self.total[:n]) + self.shift[:n]
-        return np.asarray(np.searchsorted(self.flat, within, side="right") - 1 - self.base[:n])
+        return np.asarray(self.flat.searchsorted(within, side="right") - 1 - self.base[:n])
 
     def _nearest(self, value: Floats, lowest: Ints, latest: Ints) -> Ints:
         """The end from lowest to latest whose sum is nearest to a value, the first where two are."""
         n = len(value)
-        at = np.searchsorted(self.flat, np.ceil(value).astype(np.int64) + self.shift[:n], side="left") - self.base[:n]
-        above, below = np.clip(at, lowest, latest), np.clip(at - 1, lowest, latest)
+        at = self.flat.searchsorted(np.ceil(value).astype(np.int64) + self.shift[:n]) - self.base[:n]
+        above = np.minimum(np.maximum(at, lowest), latest)
+        below = np.minimum(np.maximum(at - 1, lowest), latest)
         nearer = np.abs(self._at(below) - value) <= np.abs(self._at(above) - value)
         return np.asarray(np.where(nearer, below, above))
 

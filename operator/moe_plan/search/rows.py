@@ -36,10 +36,10 @@ class Rows:
         return Rows(
             self.layouts.take(rows),
             self.stages.take(rows),
-            self.busiest[rows],
-            self.kv_requests[rows],
-            self.order[rows],
-            {dimension: tiers[:, rows] for dimension, tiers in self.fanouts.items()},
+            self.busiest.take(rows),
+            self.kv_requests.take(rows),
+            self.order.take(rows),
+            {dimension: tiers.take(rows, axis=1) for dimension, tiers in self.fanouts.items()},
         )
 
     def redundant(self, subject: Subject) -> Ints:
@@ -49,7 +49,7 @@ class Rows:
     def links(self, subject: Subject, dimension: Dimension) -> Links:
         """What the groups along a dimension span, a column of fanouts a tier; none where no row spans the tier."""
         tiers = zip(subject.hardware.links, self.fanouts[dimension], strict=True)
-        return tuple(span_of(tier, fanout) for tier, fanout in tiers if (fanout > 1).any())
+        return tuple(span_of(tier, fanout.astype(np.float64)) for tier, fanout in tiers if (fanout > 1).any())
 
 
 def make_rows(subject: Subject, space: Space, candidates: Layouts) -> Rows:

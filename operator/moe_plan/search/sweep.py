@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from moe_plan.columns import Column
 from moe_plan.cost.kernels import Experts, Setting
 from moe_plan.cost.predict import make_setting
 from moe_plan.cost.serving import forecast
@@ -167,13 +168,13 @@ def make_cases(subject: Subject, rows: Rows, loads: Loads) -> Case:
     layouts, tp = here.layouts, shared(here.layouts.tp)
     return Case(
         tp=tp,
-        pp=shared(layouts.pp),
+        pp=_factor(layouts.pp),
         shards=layouts.ep,
         experts=Experts(
             logical=subject.experts,
-            redundant=here.redundant(subject),
-            per_rank=layouts.per_rank,
-            ep=layouts.ep,
+            redundant=_factor(here.redundant(subject)),
+            per_rank=_factor(layouts.per_rank),
+            ep=_factor(layouts.ep),
             tp=tp,
             busiest=here.busiest,
         ),
@@ -182,12 +183,18 @@ def make_cases(subject: Subject, rows: Rows, loads: Loads) -> Case:
         pp_links=here.links(subject, "pp"),
         stages=_classes(here.stages),
         replicas=shared(loads.replicas),
-        micro_batches=shared(loads.micro_batches),
+        micro_batches=_factor(loads.micro_batches),
         concurrency=shared(loads.concurrency),
         input_tokens=workload.input_tokens,
         output_tokens=workload.output_tokens,
         kv_requests=here.kv_requests,
     )
+
+
+def _factor(column: Ints) -> Column:
+    """A column that only ever multiplies times: floating point, so that it is not converted each time."""
+    one = shared(column)
+    return one if isinstance(one, int) else one.astype(np.float64)
 
 
 def _classes(stages: StageColumns) -> list[StageClass]:
@@ -197,6 +204,6 @@ def _classes(stages: StageColumns) -> list[StageClass]:
     for counts, embedding, head in zip(stages.counts, stages.embedding, stages.head, strict=True):
         columns = [*counts, embedding, head]
         if not before or not all(map(np.array_equal, columns, before)):
-            found.append(StageClass(tuple(map(shared, counts)), shared(embedding), shared(head)))
+            found.append(StageClass(tuple(map(_factor, counts)), _factor(embedding), _factor(head)))
         before = columns
     return found
