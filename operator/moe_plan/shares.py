@@ -3,7 +3,6 @@
 A model of 94 layers has one to four kinds of them, so everything that costs time is computed once a kind.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -171,5 +170,5 @@ def layer_counts(shape: ModelShape) -> tuple[int, ...]:
 
 def kinds_in(shape: ModelShape, stage: Stage) -> dict[int, int]:
     """How many layers of each kind a stage has, by index into `layer_kinds`."""
-    kind_of = kind_of_each(shape)
-    return dict(Counter(kind_of[stage.first_layer : stage.first_layer + stage.layers]))
+    kinds = kind_of_each(shape)[stage.first_layer : stage.first_layer + stage.layers]
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}

@@ -7,6 +7,7 @@ and a sum describes the measured kernels better (docs/cost-model.md). Counts may
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 from moe_plan.columns import Column, is_single, ln, maximum, minimum, stacked, where
 from moe_plan.cost.constants import Constants, Engine, Routing
@@ -54,7 +55,7 @@ class Experts:
     """By how much skewed routing raises that; None to work it out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Load:
     """What a step or a micro-batch asks of a rank. Counts may be fractions: means over micro-batches."""
 
@@ -69,12 +70,12 @@ class Load:
     stage_tokens: Column
     """Tokens of all shards together, which is what the experts of a stage see."""
 
-    @property
+    @cached_property
     def tokens(self) -> Column:
         """Tokens of the fullest shard."""
         return self.prompt_tokens + self.decodes
 
-    @property
+    @cached_property
     def requests(self) -> Column:
         """Rows of the logits on the fullest shard."""
         return self.prompt_tokens / self.prompt_length + self.decodes

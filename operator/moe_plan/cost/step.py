@@ -15,16 +15,9 @@ from moe_plan.plan import TimeParts
 from moe_plan.shares import embedding_share, layer_counts, layer_kinds
 
 
-def _sum(first: Column, second: Column) -> Column:
-    """The sum; a part that is the number 0 need not become a column of zeros."""
-    if type(first) is float and first == 0.0:
-        return second
-    return first if type(second) is float and second == 0.0 else first + second
-
-
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Where time goes, as in `TimeParts`."""
+    """Where time goes, as in `TimeParts`. A part that is the number 0 does not become a column of zeros in a sum."""
 
     compute: Column = 0.0
     memory: Column = 0.0
@@ -41,16 +34,20 @@ class Seconds:
         """Sum of the parts."""
         total: Column = 0.0
         for part in self.parts():
-            total = _sum(total, part)
+            if type(part) is not float or part:
+                total = total + part if type(total) is not float or total else part
         return total
 
     def __add__(self, other: "Seconds") -> "Seconds":
-        return Seconds(*map(_sum, self.parts(), other.parts()))
+        pairs = zip(self.parts(), other.parts(), strict=True)
+        return Seconds(
+            *[(a + b if type(a) is not float or a else b) if type(b) is not float or b else a for a, b in pairs]
+        )
 
     def __mul__(self, factor: Column) -> "Seconds":
         if is_single(factor) and factor == 1:
             return self
-        return Seconds(*[part if type(part) is float and part == 0.0 else part * factor for part in self.parts()])
+        return Seconds(*[part * factor if type(part) is not float or part else part for part in self.parts()])
 
     def parts(self) -> tuple[Column, ...]:
         """The parts in the order of the fields."""
