@@ -5,6 +5,7 @@ aiconfigurator, also read from the environment variable AICONFIGURATOR_PYTHON.
 """
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
@@ -75,6 +76,16 @@ def main() -> None:
     search = _command("search", "--gpus", "128")
     _row("moe search, 128 GPUs, whole command", search, target["search_128_command_s"], search_peer)
     print(told)
+    print(_bytecode())
+
+
+def _bytecode() -> str:
+    """Whether the commands find their imports compiled, half of their time where they do not."""
+    numpy = importlib.util.find_spec("numpy")
+    assert numpy is not None
+    assert numpy.origin is not None
+    there = Path(importlib.util.cache_from_source(numpy.origin)).exists()
+    return f"bytecode of what is imported: {'there' if there else 'none, so each process compiles all; make setup leaves it'}"
 
 
 def _row(name: str, seconds: Sequence[float], target_s: float, peer_s: float | None = None) -> None:
