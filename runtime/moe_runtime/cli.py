@@ -96,7 +96,7 @@ def _serve_group(options: argparse.Namespace, plan: Plan, member: "Membership") 
     from moe_runtime.group.replica import Replica
 
     device, address = _device(options, plan), member.leader_address()
-    hub = Hub(plan, member.attempt, listen(options.host, member.port, "MASTER_PORT").socket)
+    hub = Hub(plan, member.attempt, listen(options.host, member.port, "MASTER_PORT").socket, member.secret)
     try:
         _serve_frontend(options, plan, lambda: Replica(plan, options.checkpoint, device, address, hub))
     finally:

@@ -28,6 +28,7 @@ from moe_runtime.group import agent as agent_module
 from moe_runtime.group.agent import Agent
 from moe_runtime.group.connection import PROTOCOL, Connection, Disconnected, Kind, Message
 from moe_runtime.group.contents import Counters, answers_body, read_answers, read_step, slot_extent, step_body
+from moe_runtime.group.handshake import join
 from moe_runtime.group.hub import Hub
 from moe_runtime.group.membership import GroupError, Membership, NameUnknown
 from moe_runtime.group.probes import answering_probes
@@ -77,9 +78,9 @@ class Listener:
 
 
 @contextmanager
-def hub() -> Iterator[tuple[Hub, Listener, tuple[str, int]]]:
+def hub(secret: str = "") -> Iterator[tuple[Hub, Listener, tuple[str, int]]]:
     listening = socket.create_server(("127.0.0.1", 0))
-    made, listener = Hub(PLAN, 3, listening), Listener()
+    made, listener = Hub(PLAN, 3, listening, secret), Listener()
     made.serve(listener)
     try:
         yield made, listener, listening.getsockname()
@@ -88,13 +89,20 @@ def hub() -> Iterator[tuple[Hub, Listener, tuple[str, int]]]:
 
 
 @contextmanager
-def agent(where: tuple[str, int], **changes: object) -> Iterator[Connection]:
+def connected(where: tuple[str, int]) -> Iterator[Connection]:
     connection = Connection(socket.create_connection(where, timeout=SECOND))
     try:
-        connection.send_json(Kind.HELLO, 0, {**HELLO, **changes})
         yield connection
     finally:
         connection.close()
+
+
+@contextmanager
+def agent(where: tuple[str, int], secret: str = "") -> Iterator[Connection]:
+    """An agent that was taken in."""
+    with connected(where) as connection:
+        join(connection, HELLO, secret, SECOND)
+        yield connection
 
 
 def next_of(connection: Connection) -> Message:
@@ -103,7 +111,6 @@ def next_of(connection: Connection) -> Message:
 
 def test_an_agent_is_welcomed_and_told_to_start_its_ranks() -> None:
     with hub() as (made, listener, where), agent(where) as connection:
-        assert next_of(connection).kind is Kind.WELCOME
         start = next_of(connection)
         assert (start.kind, start.generation) == (Kind.START, 7)
         assert made.missing() == [2, 3]
@@ -118,7 +125,7 @@ def test_an_agent_is_welcomed_and_told_to_start_its_ranks() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"protocol": 99}, "it speaks protocol 99, the frontend 2; run the same image in all pods"),
+        ({"protocol": 99}, "it speaks protocol 99, the frontend 3; run the same image in all pods"),
         ({"plan": "f" * 64}, "it has plan ffffffff, the frontend 00000000"),
         ({"attempt": 2}, "it is of attempt 2, the frontend of 3"),
         ({"slot": 0}, "it has slot 0, and agents have slots 1 to 3"),
@@ -128,7 +135,8 @@ def test_an_agent_is_welcomed_and_told_to_start_its_ranks() -> None:
     ],
 )
 def test_an_agent_that_does_not_belong_is_refused_with_the_reason(changes: dict[str, object], reason: str) -> None:
-    with hub() as (made, _, where), agent(where, **changes) as connection:
+    with hub() as (made, _, where), connected(where) as connection:
+        connection.send_json(Kind.HELLO, 0, {**HELLO, **changes})
         refused = next_of(connection)
         assert refused.kind is Kind.REFUSED
         assert reason in refused.json()["reason"]
@@ -137,11 +145,52 @@ def test_an_agent_that_does_not_belong_is_refused_with_the_reason(changes: dict[
         assert made.missing() == [1, 2, 3]
 
 
+def test_agents_that_know_the_secret_are_taken_in() -> None:
+    with hub("a secret") as (_, _, where), agent(where, "a secret") as connection:
+        assert next_of(connection).kind is Kind.START
+
+
+@pytest.mark.parametrize(("theirs", "own"), [("a secret", "another"), ("a secret", ""), ("", "a secret")])
+def test_an_agent_and_a_frontend_with_different_secrets_do_not_take_part(theirs: str, own: str) -> None:
+    with hub(theirs) as (made, listener, where), connected(where) as connection:
+        with pytest.raises(GroupError, match="not been given the same MOE_JOIN_SECRET; give it to all pods"):
+            join(connection, HELLO, own, SECOND)
+        assert made.missing() == [1, 2, 3]
+        assert listener.events == []
+
+
+def test_who_repeats_what_an_agent_has_said_is_not_taken_in() -> None:
+    """Neither an old proof nor the frontend's own is one."""
+    with hub("a secret") as (made, _, where), connected(where) as connection:
+        connection.send_json(Kind.HELLO, 0, {**HELLO, "number": "1"})
+        old = next_of(connection).json()
+        for proof in (old["proof"], "", None, "é"):
+            with connected(where) as stranger:
+                stranger.send_json(Kind.HELLO, 0, {**HELLO, "number": "1"})
+                assert next_of(stranger).kind is Kind.CHALLENGE
+                stranger.send_json(Kind.PROOF, 0, {"proof": proof})
+                refused = next_of(stranger)
+                assert refused.kind is Kind.REFUSED
+                assert "MOE_JOIN_SECRET" in refused.json()["reason"]
+        assert made.missing() == [1, 2, 3]
+
+
+def test_an_agent_that_says_anything_before_its_proof_is_hung_up_on() -> None:
+    with hub("a secret") as (made, listener, where), connected(where) as connection:
+        connection.send_json(Kind.HELLO, 0, HELLO)
+        connection.send(Kind.READY, 7)
+        assert next_of(connection).kind is Kind.CHALLENGE
+        with pytest.raises(Disconnected):
+            next_of(connection)
+        assert made.missing() == [1, 2, 3]
+        assert listener.events == []
+
+
 def test_an_agent_that_comes_again_takes_the_place_of_the_one_before() -> None:
     with hub() as (made, listener, where), agent(where) as before:
-        assert [next_of(before).kind for _ in range(2)] == [Kind.WELCOME, Kind.START]
+        assert next_of(before).kind is Kind.START
         with agent(where) as again:
-            assert [next_of(again).kind for _ in range(2)] == [Kind.WELCOME, Kind.START]
+            assert next_of(again).kind is Kind.START
             with pytest.raises(Disconnected):
                 next_of(before)
             listener.wait_for(("gone", 1))
@@ -150,7 +199,7 @@ def test_an_agent_that_comes_again_takes_the_place_of_the_one_before() -> None:
 
 def test_an_agent_that_leaves_is_let_go() -> None:
     with hub() as (made, listener, where), agent(where) as connection:
-        assert [next_of(connection).kind for _ in range(2)] == [Kind.WELCOME, Kind.START]
+        assert next_of(connection).kind is Kind.START
         connection.send(Kind.LEAVING, 0)
         listener.wait_for(("leaving", 1))
         assert made.leaving() == [1]
@@ -182,7 +231,7 @@ def test_what_is_no_agent_is_hung_up_on(said: bytes) -> None:
 
 def test_an_agent_that_sends_more_than_its_ranks_could_say_is_hung_up_on() -> None:
     with hub() as (_, listener, where), agent(where) as connection:
-        assert [next_of(connection).kind for _ in range(2)] == [Kind.WELCOME, Kind.START]
+        assert next_of(connection).kind is Kind.START
         connection._socket.sendall(struct.pack("<IIQ", Kind.ANSWERS, 7, 1 << 40))
         with pytest.raises(Disconnected):
             next_of(connection)
@@ -254,6 +303,13 @@ ENVIRONMENT = {
     "MOE_ATTEMPT": "3",
     "MOE_AGENT_PORT": "29600",
 }
+
+
+def test_the_secret_is_not_shown() -> None:
+    member = Membership.of({**ENVIRONMENT, "MOE_JOIN_SECRET": "hush"}, PLAN)
+    assert member is not None
+    assert member.secret == "hush"
+    assert "hush" not in repr(member)
 
 
 def test_a_pod_knows_its_place_from_its_environment() -> None:

@@ -22,8 +22,9 @@ from typing import Final
 from moe_plan.plan import Plan
 from moe_runtime.comm.peers import Peers
 from moe_runtime.errors import ProtocolError, RankLost, RanksCut, RanksFailed, RuntimeFailure
-from moe_runtime.group.connection import PROTOCOL, SMALL_BYTES, Connection, Disconnected, Kind, Message
+from moe_runtime.group.connection import PROTOCOL, Connection, Disconnected, Kind, Message
 from moe_runtime.group.contents import answers_body, most_message_bytes, read_step, slot_extent
+from moe_runtime.group.handshake import join
 from moe_runtime.group.membership import FrontendSilent, GroupError, Membership, NameUnknown, why_unresolved
 from moe_runtime.host.messages import Device, Report
 from moe_runtime.host.rank_host import Post, RankHost
@@ -124,10 +125,7 @@ class Agent:
         connection = Connection(connected)
         try:
             who = {"slot": member.slot, "attempt": member.attempt, "plan": self._plan.hash, "protocol": PROTOCOL}
-            connection.send_json(Kind.HELLO, 0, who)
-            answer = connection.receive(SMALL_BYTES, CONNECT_TIMEOUT_S)
-            if answer.kind is not Kind.WELCOME:
-                raise GroupError(str(answer.json().get("reason", "it did not say why")))
+            join(connection, who, member.secret, CONNECT_TIMEOUT_S)
         except RuntimeFailure:
             connection.close()
             raise

@@ -3,8 +3,8 @@
 A message is a header (kind, generation, length of the body) and its body: JSON, or the 64-bit words of wire.py and
 arrays. A generation is one start of the ranks; what is said of an older one is void.
 
-    agent:    HELLO                              LISTENING        READY         ANSWERS, FINISHED      ENDED, LEAVING
-    frontend:       WELCOME (or REFUSED), START            PEERS         STEP                    STOP                BYE
+    agent:                                LISTENING        READY         ANSWERS, FINISHED      ENDED, LEAVING
+    frontend: (handshake.py) START                  PEERS         STEP                    STOP                BYE
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any, Final
 from moe_runtime.comm.peers import keep_alive
 from moe_runtime.errors import ProtocolError, RuntimeFailure
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Version: of the frames, of the messages, and of the gateways' frames."""
 SMALL_BYTES: Final = 1 << 18
 """Largest message in JSON."""
@@ -31,7 +31,7 @@ class Kind(IntEnum):
     """What a message says."""
 
     HELLO = 1
-    """The agent says who it is: slot, attempt, plan, protocol."""
+    """The agent says who it is: slot, attempt, plan, protocol, and a random number."""
     WELCOME = 2
     """It belongs to the replica."""
     REFUSED = 3
@@ -58,6 +58,10 @@ class Kind(IntEnum):
     """The agent was told to end, and goes on for its grace period."""
     BYE = 14
     """The frontend has ended, or can do without the agent."""
+    CHALLENGE = 15
+    """A random number, and the proof that the frontend knows the secret."""
+    PROOF = 16
+    """The proof that the agent knows it."""
 
 
 class Disconnected(RuntimeFailure):  # what it is says more than an Error suffix

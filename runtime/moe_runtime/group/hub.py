@@ -15,6 +15,7 @@ from moe_plan.plan import Plan
 from moe_runtime.errors import ProtocolError
 from moe_runtime.group.connection import PROTOCOL, SMALL_BYTES, Connection, Disconnected, Kind, Message
 from moe_runtime.group.contents import most_message_bytes, slot_extent
+from moe_runtime.group.handshake import STRANGER, knows_secret
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,10 @@ class Generation(Protocol):
 class Hub:
     """The agents of one replica."""
 
-    def __init__(self, plan: Plan, attempt: int, listener: socket.socket) -> None:
+    def __init__(self, plan: Plan, attempt: int, listener: socket.socket, secret: str = "") -> None:
         self._plan = plan
         self._attempt = attempt
+        self._secret = secret
         self._listener = listener
         self._lock = threading.RLock()
         self._agents: dict[int, Connection] = {}
@@ -145,6 +147,8 @@ class Hub:
         hello = connection.receive(SMALL_BYTES, HELLO_S)
         said = hello.json() if hello.kind is Kind.HELLO else {}
         reason = self._objection(said)
+        if not reason and not knows_secret(connection, said, self._secret, HELLO_S):
+            reason = STRANGER
         if reason:
             log.warning("refused an agent: %s", reason)
             connection.send_json(Kind.REFUSED, 0, {"reason": reason})

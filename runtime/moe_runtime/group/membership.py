@@ -2,10 +2,14 @@
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from moe_plan.plan import Plan
 from moe_runtime.errors import RuntimeFailure
+
+SECRET: Final = "MOE_JOIN_SECRET"  # noqa: S105  # the variable's name
+"""What those must know who take part in the replica; empty where that is left to the network."""
 
 
 class GroupError(RuntimeFailure):
@@ -27,6 +31,7 @@ class Membership:
     """Of /agent/live and /agent/ready, in slots but the first."""
     address: str | None
     """Where the other slots reach this one; None to find out."""
+    secret: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, environment: Mapping[str, str], plan: Plan) -> "Membership | None":
@@ -49,6 +54,7 @@ class Membership:
             attempt=_number(environment, "MOE_ATTEMPT", 0),
             agent_port=_number(environment, "MOE_AGENT_PORT", 29600),
             address=environment.get("POD_IP") or None,
+            secret=environment.get(SECRET, ""),
         )
 
     def leader_address(self) -> str:
