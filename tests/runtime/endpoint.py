@@ -103,11 +103,15 @@ class Command:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end; it said:\n{self.stderr}") from None
         self._reader.join(STOP_DEADLINE_S)
+        self.catch_up()
+        return status
+
+    def catch_up(self) -> None:
+        """Have what it has said so far in `lines`."""
         while not self._queue.empty():
             line = self._queue.get()
             if line is not None:
                 self.lines.append(line)
-        return status
 
     def __enter__(self) -> Self:
         return self
@@ -138,12 +142,14 @@ class Endpoint(Command):
         given = ["--checkpoint", str(checkpoint)] if checkpoint else []
         super().__init__(["serve", "--plan", str(path), *given, "--port", "0", *options], env)
         self._url = ""
+        self._asking = threading.Lock()
 
     @property
     def url(self) -> str:
-        """Base address, once it is ready."""
-        if not self._url:
-            self._url = self.wait_for_line(r"^ready: (\S+)/v1")[1]
+        """Base address, once it is ready; threads that ask at once all learn it."""
+        with self._asking:
+            if not self._url:
+                self._url = self.wait_for_line(r"^ready: (\S+)/v1")[1]
         return self._url
 
     @property

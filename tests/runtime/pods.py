@@ -38,7 +38,7 @@ class Pods:
         self.started: list[Command] = []
         (folder / "plan.json").write_text(plan.model_dump_json())
 
-    def environment(self, slot: int) -> dict[str, str]:
+    def environment(self, slot: int, host: str) -> dict[str, str]:
         """What the operator gives a pod."""
         return {
             "LWS_LEADER_ADDRESS": address(0),
@@ -48,21 +48,24 @@ class Pods:
             "MASTER_PORT": str(self.port),
             "MOE_ATTEMPT": str(self.attempt),
             "MOE_AGENT_PORT": str(self.agent_port),
-            "POD_IP": address(slot),
+            "MOE_JOIN_SECRET": "of these pods",
+            "POD_IP": host,
         }
 
     def frontend(self) -> Endpoint:
         """Slot 0."""
-        env = self.environment(0)
+        env = self.environment(0, address(0))
         endpoint = Endpoint(self.folder, self.plan, self.checkpoint, env, ["--host", address(0)])
         self.started.append(endpoint)
         return endpoint
 
-    def worker(self, slot: int) -> Command:
-        """Another slot."""
+    def worker(self, slot: int, host: str | None = None) -> Command:
+        """Another slot, at the address of its number unless another is given."""
+        host = host or address(slot)
         given = ["--checkpoint", str(self.checkpoint)] if self.checkpoint else []
         plan = str(self.folder / "plan.json")
-        self.workers[slot] = Command(["serve", "--plan", plan, *given, "--host", address(slot)], self.environment(slot))
+        env = self.environment(slot, host)
+        self.workers[slot] = Command(["serve", "--plan", plan, *given, "--host", host], env)
         self.started.append(self.workers[slot])
         return self.workers[slot]
 
@@ -84,9 +87,21 @@ def running(
                 pods.worker(slot)
         yield pods, frontend
         end(pods)
+    except BaseException:
+        _tell(pods)
+        raise
     finally:
         for command in pods.started:
             command.__exit__()
+
+
+def _tell(pods: Pods) -> None:
+    """Print what all pods have said: pytest shows it with the failure."""
+    for command in pods.started:
+        command.catch_up()
+        status = command.process.poll()
+        print(f"--- {' '.join(command.process.args[-2:])}: {'runs' if status is None else f'ended with {status}'}")  # noqa: T201
+        print(command.stderr)  # noqa: T201
 
 
 def end(pods: Pods) -> None:
