@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
+from moe_operator.attached import Attached
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
 from moe_operator.leader import LeadershipLostError
 from moe_operator.pod_events import PodEvents
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 WORKERS = 4
 RESYNC_S = 600.0
 LIST_AGAIN_S = 1.0
-CONFIG_READ_AGAIN_S = 10.0
 STRANGER_READ_AGAIN_S = 30.0
 TOLD_AFTER_TURNS = 3
 """A write that the API server fails to do is told in the status when so many turns have failed."""
@@ -80,7 +80,6 @@ class Controller:
     """Deployments that are not placed: any room may be for them."""
     _strangers: dict[Key, dict[tuple[str, str], tuple[float, Object]]] = field(default_factory=dict)
     """Objects without our labels that bear the names of children, with the time they were read."""
-    _configs: dict[Key, tuple[float, Mapping[str, Any] | None]] = field(default_factory=dict)
     _absent: dict[Key, set[tuple[str, str]]] = field(default_factory=dict)
     """Names of children that nothing bears, as the API server said in the turns that have failed since."""
     _relist: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,6 +90,7 @@ class Controller:
     def __post_init__(self) -> None:
         self._writer = Writer(self.api, self.cache, self.may_write, self._changed)
         self._pod_events = PodEvents(self.api)
+        self._attached = Attached(self.api.get)
 
     @property
     def writes(self) -> int:
@@ -233,7 +233,7 @@ class Controller:
             raise
         await self._tell(key, view, decision)
         self._absent.pop(key, None)
-        polls = CONFIG_READ_AGAIN_S if key in self._configs else None
+        polls = self._attached.read_again_s(key)
         again_after_s = min((after for after in (decision.wake_after_s, polls) if after is not None), default=None)
         return again_after_s, bool(decision.stages)
 
@@ -275,7 +275,7 @@ class Controller:
 
     async def _view(self, key: Key, deployment: Object) -> View:
         """What a decision reads. What must be asked for comes first, so that the cache is read as it is at the end."""
-        config = await self._config(key, deployment)
+        config, expert_loads = await self._attached.contents(key, deployment)
         targets = frontends(deployment, self.cache.children(key))
         endpoints = await self.prober.endpoints(key, targets) if self.prober else {}
         now = datetime.now(UTC)
@@ -288,24 +288,12 @@ class Controller:
             nodes=tuple(self.cache.nodes.all()),
             pods=tuple(self.cache.pods.all()),
             config=config,
+            expert_loads=expert_loads,
             endpoints=endpoints,
             warnings=warnings,
             served=self.served,
             now=now,
         )
-
-    async def _config(self, key: Key, deployment: Object) -> Mapping[str, Any] | None:
-        """The config.json that the model names, read again when some seconds old."""
-        reference = _config_reference(deployment)
-        if reference is None:
-            self._configs.pop(key, None)
-            return None
-        read_at, config = self._configs.get(key, (float("-inf"), None))
-        if time.monotonic() - read_at >= CONFIG_READ_AGAIN_S:
-            holder = await self.api.get("v1", "ConfigMap", key.namespace, str(reference.get("name")))
-            config = _json_object(((holder or {}).get("data") or {}).get(str(reference.get("key"))))
-            self._configs[key] = (time.monotonic(), config)
-        return config
 
     async def _meet_strangers(self, key: Key, stage: Iterable[Write]) -> bool:
         """Whether names that are to be written are borne by objects that were not known: to be decided anew."""
@@ -371,22 +359,8 @@ class Controller:
         self._waiting.discard(key)
         self.queue.forget(key)
         self._strangers.pop(key, None)
-        self._configs.pop(key, None)
+        self._attached.forget(key)
         self._absent.pop(key, None)
         self._pod_events.forget(key)
         if self.prober:
             self.prober.forget(key)
-
-
-def _config_reference(deployment: Object) -> Mapping[str, Any] | None:
-    source = ((deployment.get("spec") or {}).get("model") or {}).get("configFrom") or {}
-    reference = source.get("configMapKeyRef") if isinstance(source, Mapping) else None
-    return reference if isinstance(reference, Mapping) else None
-
-
-def _json_object(text: Any) -> Mapping[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (TypeError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

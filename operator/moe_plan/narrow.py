@@ -64,8 +64,8 @@ def choose_factor(plan: Plan) -> int:
 def rehearse(deployment: MoEDeployment, plan: Plan, factor: int) -> MoEDeployment:
     """The manifest of a plan's rehearsal with random weights, its widths divided by `factor`.
 
-    `make_plan(rehearse(deployment, plan, factor), stage_layers=…)` with the stages of `plan` gives the same ranks the
-    same layers and experts. Raises ValueError when the factor is less than 1.
+    `make_plan(rehearse(deployment, plan, factor), stage_layers=…, experts=…)` with the stages and experts of `plan`
+    gives the same ranks the same layers and experts. Raises ValueError when the factor is less than 1.
     """
     config = narrow_config(plan.model.config, factor, plan.degrees.tp)
     length = min(plan.limits.max_model_length, MAX_MODEL_LENGTH)
@@ -169,7 +169,9 @@ def _on_cpu(deployment: MoEDeployment, plan: Plan, config: dict[str, Any], lengt
 def _as_planned(parallelism: Parallelism, plan: Plan) -> Parallelism:
     degrees = plan.degrees
     decided = {"ep": degrees.ep, "tp": degrees.tp, "pp": degrees.pp, "micro_batches": plan.micro_batches}
-    return parallelism.model_copy(update={**decided, "gpus": None, "redundant_experts": plan.experts.redundant})
+    return parallelism.model_copy(
+        update={**decided, "gpus": None, "expert_loads_from": None, "redundant_experts": plan.experts.redundant}
+    )
 
 
 def _shortened(workload: Workload, length: int) -> Workload:

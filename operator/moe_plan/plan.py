@@ -6,7 +6,7 @@ below a ConfigMap's 1 MiB. Same spec in, same bytes out. Sizes are bytes, times 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 PLAN_VERSION: Literal["moe-operator.dev/plan/v1"] = "moe-operator.dev/plan/v1"
 
@@ -161,6 +161,19 @@ class Prediction(Part):
     """Requests decoded together on one shard."""
 
 
+class PlannedLoads(Part):
+    """The measured loads by which experts are dealt, and how evenly they then fall on the ranks."""
+
+    since: str
+    """When they began to be counted, ISO 8601."""
+    tokens: int
+    """Tokens that were routed."""
+    imbalance_without: float
+    """Tokens of the fullest ep coordinate over the mean, as a mean over the MoE layers, if dealt without the loads."""
+    imbalance: float
+    """The same as dealt."""
+
+
 class Limits(Part):
     """What the runtime admits."""
 
@@ -193,4 +206,13 @@ class Plan(Part):
     prediction: Prediction
     engine: str
     port: int
+    expert_loads: PlannedLoads | None = None
     warnings: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out loads that there are none of: a plan without them is the same to runtimes that know none."""
+        whole: dict[str, Any] = serialise(self)
+        if whole.get("expert_loads", ...) is None:
+            del whole["expert_loads"]
+        return whole

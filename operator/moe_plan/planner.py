@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_plan.engines import FIELD as ENGINE
 from moe_plan.engines import engine_rules, engines
@@ -12,29 +12,37 @@ from moe_plan.layout import Layout
 from moe_plan.nearest import nearest
 from moe_plan.notices import notices
 from moe_plan.parameters import active_params, total_params
-from moe_plan.plan import Degrees, Plan, PlannedHardware, PlannedModel
+from moe_plan.plan import Degrees, ExpertMap, Plan, PlannedHardware, PlannedLoads, PlannedModel
 from moe_plan.rules import expert_rules, memory_rules, request_rules, stage_rules, tensor_rules, world_rules
 from moe_plan.search.choice import Choice, Forecast, forecast, room, work_out
-from moe_plan.spec import MAX_GPUS, MoEDeployment
+from moe_plan.spec import MAX_GPUS, MoEDeployment, Spec
 from moe_plan.subject import Subject, resolve
 from moe_plan.units import format_seconds
+
+if TYPE_CHECKING:
+    from moe_plan.loads import ExpertLoads
 
 _SCHEDULED = ("model", "hardware", "topology", "scheduling", "runtime", "serving")
 """Sections of the spec that reach the pods beside the layout."""
 
 
 def make_plan(
-    deployment: MoEDeployment, config: dict[str, Any] | None = None, stage_layers: Sequence[int] | None = None
+    deployment: MoEDeployment,
+    config: dict[str, Any] | None = None,
+    stage_layers: Sequence[int] | None = None,
+    loads: "ExpertLoads | None" = None,
+    experts: ExpertMap | None = None,
 ) -> Plan:
     """The plan of a manifest; the same manifest gives the same bytes.
 
-    `config` is the config.json that spec.model.configFrom refers to. `stage_layers` holds the stages of another plan
-    instead of balancing them, for a rehearsal of it with explicit degrees. Raises ManifestError with every reason why there is no plan, and
-    the nearest layouts for which there is one.
+    `config` is the config.json that spec.model.configFrom refers to, `loads` are the measured expert loads that
+    spec.parallelism.expertLoadsFrom refers to, or others to plan by. `stage_layers` and `experts` hold the stages and
+    experts of another plan instead of balancing and dealing them, for a rehearsal of it with explicit degrees. Raises
+    ManifestError with every reason why there is no plan, and the nearest layouts for which there is one.
     """
-    subject = resolve(deployment, config)
+    subject = resolve(deployment, config, loads)
     _refuse(subject, _degree_rules(subject))
-    found = _explicit(subject, stage_layers) if is_explicit(subject) else _search(subject)
+    found = _explicit(subject, stage_layers, experts) if is_explicit(subject) else _search(subject)
     return _sum_up(subject, found)
 
 
@@ -106,9 +114,12 @@ def explicit_choice(subject: Subject) -> Choice:
     return Choice(Layout(ep, tp, pp, parallelism.rank_order), parallelism.redundant_experts)
 
 
-def _explicit(subject: Subject, stage_layers: Sequence[int] | None) -> Forecast:
+def _explicit(subject: Subject, stage_layers: Sequence[int] | None, experts: ExpertMap | None) -> Forecast:
     """The layout as given, once its memory is proved."""
-    draft = work_out(subject, explicit_choice(subject), stage_layers)
+    if experts is not None and experts.logical != subject.experts:
+        message = f"the model has {subject.experts} experts a layer, and the plan that is rehearsed {experts.logical}"
+        _refuse(subject, [Violation("spec.model", "OtherExperts", message, "take a model with as many")])
+    draft = work_out(subject, explicit_choice(subject), stage_layers, experts)
     _refuse(subject, list(memory_rules(subject, draft.memory)))
     return forecast(subject, draft)
 
@@ -177,9 +188,10 @@ def _sum_up(subject: Subject, found: Forecast) -> Plan:
         prediction=found.prediction,
         engine=spec.runtime.engine,
         port=spec.serving.port,
+        expert_loads=_planned_loads(subject, found.draft.experts),
         warnings=notices(subject, found),
     )
-    return plan.model_copy(update={"hash": _hash(plan, subject)})
+    return plan.model_copy(update={"hash": plan_hash(plan, spec)})
 
 
 def _planned_model(subject: Subject) -> PlannedModel:
@@ -198,6 +210,19 @@ def _planned_model(subject: Subject) -> PlannedModel:
     )
 
 
+def _planned_loads(subject: Subject, experts: ExpertMap) -> PlannedLoads | None:
+    dealer = subject.dealer
+    if dealer is None:
+        return None
+    even = experts.model_copy(update={"exceptions": {}})
+    return PlannedLoads(
+        since=dealer.loads.since.isoformat(),
+        tokens=dealer.loads.tokens,
+        imbalance_without=dealer.imbalance(even),
+        imbalance=dealer.imbalance(experts),
+    )
+
+
 def _planned_hardware(subject: Subject) -> PlannedHardware:
     hardware = subject.hardware
     return PlannedHardware(
@@ -210,14 +235,14 @@ def _planned_hardware(subject: Subject) -> PlannedHardware:
     )
 
 
-def _hash(plan: Plan, subject: Subject) -> str:
-    """Digest of what decides pods.
+def plan_hash(plan: Plan, spec: Spec) -> str:
+    """Digest of what decides pods: of a plan and of the spec that it was made of.
 
     Predictions, counts of memory and replicas are left out, so that neither a better cost model nor scaling rolls
     pods; so are a spec's defaults, so that a new field does not.
     """
-    sized = {"name", "hash", "replicas", "memory", "kv_cache", "prediction", "warnings"}
+    sized = {"name", "hash", "replicas", "memory", "kv_cache", "prediction", "expert_loads", "warnings"}
     decided = plan.model_dump(mode="json", exclude=sized)
-    written = subject.spec.model_dump(mode="json", include=set(_SCHEDULED), exclude_defaults=True)
+    written = spec.model_dump(mode="json", include=set(_SCHEDULED), exclude_defaults=True)
     text = json.dumps([decided, written], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -56,7 +56,7 @@ class ConfigMapKey(Section):
     name: Name
     """Name of the ConfigMap."""
     key: Name
-    """Key whose value is the config.json."""
+    """Key whose value is read."""
 
 
 class ConfigSource(Section):
@@ -169,6 +169,13 @@ class Hardware(Section):
         return self
 
 
+class ExpertLoadsSource(Section):
+    """Where measured expert loads are read from."""
+
+    config_map_key_ref: ConfigMapKey
+    """The ConfigMap and key that hold what `moe loads` wrote."""
+
+
 class Parallelism(Section):
     """How one replica is dealt over its GPUs: ep·tp·pp ranks."""
 
@@ -184,6 +191,9 @@ class Parallelism(Section):
     """Nesting of the coordinates in the rank, outermost first."""
     redundant_experts: CountOrZero = 0
     """Copies of experts in each MoE layer beyond one of each."""
+    expert_loads_from: ExpertLoadsSource | None = None
+    """Measured loads by which experts and their copies are dealt, and routing is predicted. Running replicas keep the
+    map that they have until this reference, or anything else that replaces them, changes."""
     micro_batches: Degree = "auto"
     """Parts into which a step is cut so that the stages overlap; an integer or auto."""
     allow_cross_node_tensor_parallel: StrictBool = False

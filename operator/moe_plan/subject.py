@@ -1,19 +1,28 @@
 """What all layouts of one manifest share: the resolved model, hardware and limits, and what of the model must split."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.hardware import Hardware
 from moe_plan.model import DenseFfn, Layer, ModelShape, MoeFfn, NumberFormat
 from moe_plan.plan import Limits
 from moe_plan.shares import kind_of_each, layer_kinds
-from moe_plan.spec import MoEDeployment, Spec
+from moe_plan.spec import ConfigMapKey, MoEDeployment, Spec
+
+if TYPE_CHECKING:
+    from moe_plan.dealer import Dealer
+    from moe_plan.loads import ExpertLoads
 
 DEFAULT_BATCH_TOKENS = 8192
 """Most tokens of a shard's step where the manifest does not say, as serving engines prefill in chunks."""
+
+
+LOADS_FIELD = "spec.parallelism.expertLoadsFrom"
+"""Field that is told to be wrong where measured loads are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,8 @@ class Subject:
     kv_cache_dtype: str
     inferred_family: str | None = None
     """The family as which a model of an unknown one was read; None where its own is known."""
+    dealer: "Dealer | None" = None
+    """Deals experts by measured loads, where there are any."""
 
     @property
     def spec(self) -> Spec:
@@ -81,10 +92,10 @@ class Subject:
         return kind_of_each(self.shape)
 
 
-def resolve(deployment: MoEDeployment, config: dict[str, Any] | None) -> Subject:
-    """Look up what the manifest names. `config` is what spec.model.configFrom refers to.
+def resolve(deployment: MoEDeployment, config: dict[str, Any] | None, loads: "ExpertLoads | None" = None) -> Subject:
+    """Look up what the manifest names. `config` is what spec.model.configFrom refers to, `loads` are measured ones.
 
-    Raises ManifestError with every name that is unknown and all that is wrong with the model's config.
+    Raises ManifestError with every name that is unknown and all that is wrong with the model's config and the loads.
     """
     # Only what a manifest needs is imported: a plan must be quick to start.
     from moe_plan.catalogue.hardware import resolve_hardware  # noqa: PLC0415
@@ -99,12 +110,14 @@ def resolve(deployment: MoEDeployment, config: dict[str, Any] | None) -> Subject
         hardware = resolve_hardware(deployment.spec.hardware)
     except ManifestError as error:
         violations += error.violations
-    if model is None or hardware is None:
+    violations += _loads_rules(deployment, loads, None if model is None else model[0])
+    if model is None or hardware is None or violations:
         raise ManifestError(tuple(violations))
     shape, resolved, source, inferred = model
     spec = deployment.spec
     kv_cache_dtype = shape.formats.compute if spec.model.kv_cache_dtype == "auto" else spec.model.kv_cache_dtype
-    return Subject(deployment, shape, resolved, source, hardware, limits(spec), kv_cache_dtype, inferred)
+    dealer = _make_dealer(loads)
+    return Subject(deployment, shape, resolved, source, hardware, limits(spec), kv_cache_dtype, inferred, dealer)
 
 
 def limits(spec: Spec) -> Limits:
@@ -146,6 +159,41 @@ def _config_missing(deployment: MoEDeployment) -> Violation:
         f"the config.json of ConfigMap {reference.name}, key {reference.key}, is not at hand",
         "on the command line give it with --config FILE",
     )
+
+
+def _loads_rules(
+    deployment: MoEDeployment, loads: "ExpertLoads | None", shape: ModelShape | None
+) -> Iterator[Violation]:
+    """The loads that the manifest names are at hand, and suit the model and the engine."""
+    source, engine = deployment.spec.parallelism.expert_loads_from, deployment.spec.runtime.engine
+    if loads is None:
+        if source is not None:
+            yield _loads_missing(source.config_map_key_ref)
+        return
+    from moe_plan.loads import loads_rules  # noqa: PLC0415  # as above
+
+    if engine != "moe":
+        message = f"the engine {engine} deals experts itself and is not given a map of them"
+        yield Violation(LOADS_FIELD, "EngineDealsExperts", message, "plan without the loads, or set engine to moe")
+    elif shape is not None:
+        yield from loads_rules(loads, shape, LOADS_FIELD)
+
+
+def _loads_missing(reference: ConfigMapKey) -> Violation:
+    return Violation(
+        LOADS_FIELD,
+        "ExpertLoadsNotGiven",
+        f"the expert loads of ConfigMap {reference.name}, key {reference.key}, are not at hand",
+        "on the command line give them with --expert-loads FILE",
+    )
+
+
+def _make_dealer(loads: "ExpertLoads | None") -> "Dealer | None":
+    if loads is None:
+        return None
+    from moe_plan.dealer import Dealer  # noqa: PLC0415  # numpy, which a plan without loads does without
+
+    return Dealer(loads)
 
 
 def _moe_ffns(shape: ModelShape) -> tuple[MoeFfn, ...]:

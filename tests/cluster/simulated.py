@@ -67,6 +67,7 @@ class Cluster:
         self.endpoints: dict[int, Endpoint] = {}
         self.served: frozenset[str] = frozenset()
         self.config: Mapping[str, Any] | None = None
+        self.expert_loads: Mapping[str, Any] | None = None
         self.events: list[Event] = []
         self.log: list[str] = []
         self._uids = itertools.count()
@@ -83,6 +84,7 @@ class Cluster:
             pods=tuple(obj for obj in everything if obj["kind"] == "Pod"),
             nodes=tuple(copy.deepcopy(list(self.nodes.values()))),
             config=self.config,
+            expert_loads=self.expert_loads,
             endpoints={index: self.endpoint(index) for index in self.indices()},
             served=self.served,
         )

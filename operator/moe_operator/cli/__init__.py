@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from moe_operator.cli import audit, crd, estimate, operator, plan, report, run, search
+from moe_operator.cli import audit, crd, estimate, loads, operator, plan, report, run, search
 from moe_plan.errors import ManifestError, PlanError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("plan")(plan.plan)
 app.command("search")(search.search)
 app.command("estimate")(estimate.estimate)
 app.command("report")(report.report)
+app.command("loads")(loads.loads)
 app.command("audit")(audit.audit)
 app.command("crd")(crd.crd)
 app.command("run")(run.run)

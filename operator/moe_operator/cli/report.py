@@ -5,11 +5,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moe_operator.cli.plan import ConfigOption, ManifestOption, prove_all
+from moe_operator.cli.plan import ConfigOption, LoadsOption, ManifestOption, prove_all, read_attached
 from moe_plan.errors import PlanError
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ def report(
         typer.Option("--claims", metavar="DOC", help="A strategy document to audit; may be given more than once."),
     ] = [],  # noqa: B006  # typer reads it, nobody writes it
     config: ConfigOption = None,
+    expert_loads: LoadsOption = None,
 ) -> None:
     """Write a plan's report: page, guide, strategy, and a script that verifies it."""
-    proved = prove_all(filename, config)
+    attached = read_attached(config, expert_loads)
+    proved = prove_all(filename, attached)
     audits = _audit(claims)
     folders = _folders([plan.name for _, plan in proved], directory)
     _refuse_others_files(folders)
@@ -45,16 +47,10 @@ def report(
     for folder, (deployment, plan) in zip(folders, proved, strict=True):
         from moe_operator.report.material import gather
 
-        refuted += _write(folder, gather(deployment, plan, _config(config), audits))
+        refuted += _write(folder, gather(deployment, plan, attached.config, audits, attached.loads))
         print(folder / "report.html")
     if refuted:
         raise VerificationError("verify.py refutes the plan, which is a defect of moe: " + "; ".join(refuted))
-
-
-def _config(file: Path | None) -> Any:
-    from moe_operator.cli.documents import parse_value
-
-    return None if file is None else parse_value(file.read_text(), str(file))
 
 
 def _audit(claims: list[str]) -> "list[Audit]":

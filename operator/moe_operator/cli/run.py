@@ -13,7 +13,7 @@ import typer
 
 from moe_operator.cli.documents import parse_value, read_text
 from moe_operator.cli.machine import check_memory, choose_device, local_accelerator
-from moe_operator.cli.plan import ConfigOption, ManifestOption, prove_all
+from moe_operator.cli.plan import ConfigOption, LoadsOption, ManifestOption, prove_all, read_attached
 from moe_plan.errors import ManifestError, Violation
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def run(
     port: PortOption = None,
     device: DeviceOption = "auto",
     config: ConfigOption = None,
+    expert_loads: LoadsOption = None,
 ) -> None:
     """Rehearse a manifest on this machine, or serve it where its GPUs are: every rank of its layout, behind HTTP."""
-    proved = prove_all(filename, config)
+    proved = prove_all(filename, read_attached(config, expert_loads))
     if len(proved) != 1:
         raise ManifestError(
             (Violation(filename, "SeveralDeployments", f"holds {len(proved)} deployments; run takes one"),)
@@ -139,12 +140,14 @@ def _rehearsal(deployment: "MoEDeployment", plan: "Plan", checkpoint: Path | Non
     from moe_plan.narrow import choose_factor, rehearse, rehearse_checkpoint
     from moe_plan.planner import make_plan
 
+    experts = plan.experts if plan.experts.exceptions else None
     if checkpoint is not None:
         print(f"rehearsal of {plan.name} on CPU ranks, with the widths of {checkpoint}", file=sys.stderr)
-        return make_plan(rehearse_checkpoint(deployment, plan, _checkpoint_config(checkpoint)))
+        return make_plan(rehearse_checkpoint(deployment, plan, _checkpoint_config(checkpoint)), experts=experts)
     factor = narrow or choose_factor(plan)
     print(f"rehearsal of {plan.name} on CPU ranks: widths divided by {factor}, random weights", file=sys.stderr)
-    return make_plan(rehearse(deployment, plan, factor), stage_layers=[stage.layers for stage in plan.stages])
+    layers = [stage.layers for stage in plan.stages]
+    return make_plan(rehearse(deployment, plan, factor), stage_layers=layers, experts=experts)
 
 
 def _generate_plan(

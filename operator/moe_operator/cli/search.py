@@ -2,11 +2,11 @@
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from moe_operator.cli.plan import ConfigOption, ManifestOption, answer_all
+from moe_operator.cli.plan import Attached, ConfigOption, LoadsOption, ManifestOption, answer_all, read_attached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,18 +75,20 @@ def search(
     decode: Annotated[
         str | None, typer.Option("--decode", metavar="POOL", help="The same, for the pool that decodes.")
     ] = None,
+    expert_loads: LoadsOption = None,
 ) -> None:
     """Search all layouts of a manifest's model on its GPUs and print the best."""
     kept = keep or []
+    attached = read_attached(config, expert_loads)
     if pools:
         given = _given(prefill, decode)
         _refuse_replicas(kept)
-        found = answer_all(filename, config, lambda deployment, held: _pools(deployment, held, gpus, kept, given))
+        found = answer_all(filename, lambda deployment: _pools(deployment, attached, gpus, kept, given))
         _print_pools(found, output)
         return
     if prefill or decode:
         raise typer.BadParameter("names a pool, which needs --pools", param_hint="--prefill, --decode")
-    results = answer_all(filename, config, lambda deployment, held: _search(deployment, held, gpus, kept))
+    results = answer_all(filename, lambda deployment: _search(deployment, attached, gpus, kept))
     if output is Output.TABLE:
         from moe_operator.cli.search_tables import search_lines
 
@@ -109,18 +111,18 @@ def _print_pools(results: "list[PoolsResult]", output: Output) -> None:
     print("\n\n".join("\n".join(pools_lines(result)) for result in results))
 
 
-def _search(deployment: "MoEDeployment", config: Any, gpus: int | None, keep: list[Kept]) -> "SearchResult":
+def _search(deployment: "MoEDeployment", attached: Attached, gpus: int | None, keep: list[Kept]) -> "SearchResult":
     from moe_plan.search.compare import compare
 
-    return compare(deployment, config, gpus, [kept.value for kept in keep])
+    return compare(deployment, attached.config, gpus, [kept.value for kept in keep], attached.loads)
 
 
 def _pools(
-    deployment: "MoEDeployment", config: Any, gpus: int | None, keep: list[Kept], given: "Given | None"
+    deployment: "MoEDeployment", attached: Attached, gpus: int | None, keep: list[Kept], given: "Given | None"
 ) -> "PoolsResult":
     from moe_plan.pools.compare import compare_pools
 
-    return compare_pools(deployment, config, gpus, [kept.value for kept in keep], given)
+    return compare_pools(deployment, attached.config, gpus, [kept.value for kept in keep], given, attached.loads)
 
 
 def _refuse_replicas(keep: list[Kept]) -> None:

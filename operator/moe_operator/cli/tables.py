@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moe_plan.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
-    from moe_plan.plan import Plan, StageMemory, TimeParts
+    from moe_plan.plan import Plan, PlannedLoads, StageMemory, TimeParts
 
 WIDTH = 100
 
@@ -80,6 +80,7 @@ def _head(plan: "Plan") -> list[str]:
             f"numbered {', '.join(plan.rank_order)}, outermost first; {micro_batches(plan.micro_batches)} a step",
         ),
         ("experts", f"{experts.logical}{copies}, {experts.per_rank} a rank in each MoE layer"),
+        *(() if plan.expert_loads is None else (("loads", _loads(plan.expert_loads)),)),
         (
             "pods",
             f"{plan.slots} a replica, {plan.ranks_per_slot} ranks each; replicas: {plan.replicas}; engine {plan.engine}",
@@ -92,6 +93,13 @@ def _head(plan: "Plan") -> list[str]:
         ("hash", plan.hash[:16]),
     )
     return [f"{plan.name}: the plan holds", *(f"  {name:<10}{fact}" for name, fact in facts)]
+
+
+def _loads(loads: "PlannedLoads") -> str:
+    return (
+        f"the fullest rank has {loads.imbalance:.2f} times the mean, {loads.imbalance_without:.2f} if dealt without "
+        f"them; {format_count(loads.tokens)} tokens"
+    )
 
 
 def _stages(plan: "Plan") -> list[str]:

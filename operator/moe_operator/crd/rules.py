@@ -80,6 +80,10 @@ SPEC_RULES: Mapping[str, list[Rule]] = {
             "message": "rollout.maxSurge and rollout.maxUnavailable cannot both be 0: no replica could be replaced",
         },
         {
+            "rule": "!has(self.parallelism.expertLoadsFrom) || !has(self.runtime.engine) || self.runtime.engine == 'moe'",
+            "message": "parallelism.expertLoadsFrom needs runtime.engine moe: the others deal experts themselves",
+        },
+        {
             "rule": f"self.replicas <= {MOST_REPLICAS}",
             "message": f"replicas must be at most {MOST_REPLICAS:,}; make several deployments for more",
         },
@@ -110,6 +114,7 @@ SPEC_RULES: Mapping[str, list[Rule]] = {
             "message": "rankOrder must name pp, ep and tp once each",
         },
     ],
+    "parallelism.expertLoadsFrom.configMapKeyRef": _REFERENCE,
     "topology": [
         {
             "rule": f"!has(self.levels) || self.levels.all(level, level.matches('{_LABEL}'))",

@@ -255,7 +255,7 @@ def _stalled(blocked: Finding | None) -> tuple[Status, Finding]:
 
 def _valid(picture: Picture) -> tuple[Status, Finding]:
     if picture.refusal is not None:
-        unknown = reason(picture.refusal) == "ConfigMissing"
+        unknown = reason(picture.refusal) in {"ConfigMissing", "ExpertLoadsMissing"}
         found = Finding(reason(picture.refusal), verdict(picture.refusal))
         return ("Unknown" if unknown else "False"), found
     assert picture.current is not None

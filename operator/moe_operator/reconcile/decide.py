@@ -18,10 +18,11 @@ from moe_operator.reconcile.objects import PAUSED, annotations, terminating
 from moe_operator.reconcile.picture import Picture
 from moe_operator.reconcile.placing import Ground
 from moe_operator.reconcile.replicas import SHORT, Replica, observe
-from moe_operator.reconcile.revisions import Revision, known_revisions, prove
+from moe_operator.reconcile.revisions import Revision, keeping_map, known_revisions, prove
 from moe_operator.reconcile.rollout import Standing, next_step
 from moe_operator.reconcile.summary import summarise
 from moe_plan.errors import ManifestError, Violation
+from moe_plan.subject import LOADS_FIELD
 
 TOGETHER = 4
 """Replicas whose writes go out at the same time; the next four follow while the scheduler binds these."""
@@ -34,7 +35,7 @@ def decide(view: View) -> Decision:
     if terminating(view.deployment):
         return Decision()  # garbage collection deletes the children by their ownerReferences
     observed = observe_objects(view)
-    refusal, current = _proof(view)
+    refusal, current = _proof(view, observed)
     scene = _scene(view, observed, current)
     main, shared = _shared(scene, current)
     taken = tuple(observed.taken(shared))
@@ -63,26 +64,41 @@ def decide(view: View) -> Decision:
     )
 
 
-def _proof(view: View) -> tuple[ManifestError | None, Revision | None]:
+def _proof(view: View, observed: Observed) -> tuple[ManifestError | None, Revision | None]:
     """The spec's revision, or why there is none."""
-    source = ((view.deployment.get("spec") or {}).get("model") or {}).get("configFrom")
-    if isinstance(source, Mapping) and view.config is None:
-        return ManifestError((_config_missing(source),)), None
+    missing = tuple(_missing(view))
+    if missing:
+        return ManifestError(missing), None
     try:
-        return None, prove(view.deployment, view.config)
+        proved = prove(view.deployment, view.config, view.expert_loads)
     except ManifestError as error:
         return error, None
+    if proved.spec.parallelism.expert_loads_from is None:
+        return None, proved
+    held = known_revisions(view.deployment, observed.mine, None).values()
+    return None, keeping_map(proved, held, _told_hash(view.deployment))
 
 
-def _config_missing(source: Mapping[str, object]) -> Violation:
+def _told_hash(deployment: Object) -> str:
+    """Hash of the plan in the status."""
+    return str(((deployment.get("status") or {}).get("plan") or {}).get("hash") or "")
+
+
+def _missing(view: View) -> Iterator[Violation]:
+    """What the spec names and is not there."""
+    spec, remedy = view.deployment.get("spec") or {}, "create it; it is looked for again as soon as it changes"
+    config = (spec.get("model") or {}).get("configFrom")
+    loads = (spec.get("parallelism") or {}).get("expertLoadsFrom")
+    if isinstance(config, Mapping) and view.config is None:
+        yield Violation("spec.model.configFrom", "ConfigMissing", _no_key(config), remedy)
+    if isinstance(loads, Mapping) and view.expert_loads is None:
+        yield Violation(LOADS_FIELD, "ExpertLoadsMissing", _no_key(loads), remedy)
+
+
+def _no_key(source: Mapping[str, object]) -> str:
     reference = source.get("configMapKeyRef")
     named = reference if isinstance(reference, Mapping) else {}
-    return Violation(
-        "spec.model.configFrom",
-        "ConfigMissing",
-        f"ConfigMap {named.get('name')} has no key {named.get('key')} that holds a JSON object",
-        "create it; it is looked for again as soon as it changes",
-    )
+    return f"ConfigMap {named.get('name')} has no key {named.get('key')} that holds a JSON object"
 
 
 def _scene(view: View, observed: Observed, current: Revision | None) -> Scene:

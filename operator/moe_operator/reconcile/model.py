@@ -63,6 +63,8 @@ class View:
     """All pods of the cluster, trimmed likewise: they hold capacity."""
     config: Mapping[str, Any] | None = None
     """The config.json that spec.model.configFrom names; None when not asked for, absent or not JSON."""
+    expert_loads: Mapping[str, Any] | None = None
+    """The measured loads that spec.parallelism.expertLoadsFrom names; None likewise."""
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
     """By replica; a replica that was not asked yet is absent."""
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -15,10 +15,12 @@ from moe_operator.placement import pod_requests
 from moe_operator.reconcile.model import Object
 from moe_operator.reconcile.objects import PLAN_KEY
 from moe_plan.errors import ManifestError, Violation
+from moe_plan.loads import parse_loads
 from moe_plan.manifest import parse_deployment
 from moe_plan.plan import Plan
-from moe_plan.planner import make_plan
+from moe_plan.planner import make_plan, plan_hash
 from moe_plan.spec import API_VERSION, KIND, Spec
+from moe_plan.subject import LOADS_FIELD
 
 SPEC_KEY = "spec.json"
 REMEMBERED = 1024
@@ -47,25 +49,26 @@ class Revision:
         return {**today, "spec": self.written}
 
 
-def prove(deployment: Object, config: Mapping[str, Any] | None) -> Revision:
-    """The revision of the spec as it is now; the proof is remembered.
+def prove(deployment: Object, config: Mapping[str, Any] | None, loads: Mapping[str, Any] | None = None) -> Revision:
+    """The revision of the spec as it is now, with what it names in ConfigMaps; the proof is remembered.
 
     Raises ManifestError when there is no plan, or when no pods can be made from it.
     """
     metadata = {key: deployment["metadata"][key] for key in ("name", "namespace") if key in deployment["metadata"]}
     document = {key: value for key, value in deployment.items() if key != "status"} | {"metadata": metadata}
-    proved = _prove(_json(document), None if config is None else _json(config))
+    proved = _prove(_json(document), *(None if held is None else _json(held) for held in (config, loads)))
     if isinstance(proved, ManifestError):
         raise ManifestError(proved.violations, proved.nearest)
     return proved
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _prove(document: str, config: str | None) -> Revision | ManifestError:
+def _prove(document: str, config: str | None, loads: str | None) -> Revision | ManifestError:
     data = json.loads(document)
     try:
         deployment = parse_deployment(data)
-        plan = make_plan(deployment, None if config is None else json.loads(config))
+        measured = None if loads is None else parse_loads(loads, LOADS_FIELD)
+        plan = make_plan(deployment, None if config is None else json.loads(config), loads=measured)
     except ManifestError as error:
         return ManifestError(error.violations, error.nearest)  # without the traceback, which would hold all its frames
     revision = Revision(plan, deployment.spec, data["spec"])
@@ -110,6 +113,37 @@ def known_revisions(deployment: Object, children: Iterable[Object], current: Rev
             if revision is not None:
                 found.setdefault(revision.hash, revision)
     return found
+
+
+def keeping_map(current: Revision, held: Iterable[Revision], told: str) -> Revision:
+    """Today's revision with the expert map of one that pods were made from, where nothing but its loads has changed.
+
+    So loads that change under the same name replace no pods; they are used once their reference changes, or with
+    whatever else makes another plan. `told` is the hash in the status: of several such revisions that one is kept.
+    """
+    alike = [revision for revision in held if _without_map(revision) == _without_map(current)]
+    kept = min(alike, key=lambda revision: (revision.hash != told, revision.hash), default=current)
+    return current if kept.hash == current.hash else _with_map(current, kept)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _without_map(revision: Revision) -> tuple[str, object]:
+    """What a revision is beside the map of its experts: its hash without that, and whence its loads are."""
+    experts = revision.plan.experts.model_copy(update={"exceptions": {}})
+    plan = revision.plan.model_copy(update={"experts": experts})
+    return plan_hash(plan, revision.spec), revision.spec.parallelism.expert_loads_from
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _with_map(current: Revision, kept: Revision) -> Revision:
+    since = kept.plan.expert_loads.since if kept.plan.expert_loads is not None else "another time"
+    warning = (
+        f"{LOADS_FIELD.removeprefix('spec.')}: the loads have changed, and the replicas keep the map of experts made "
+        f"from those since {since}; refer to the new ones by another name or key to roll them out"
+    )
+    kept_parts = {"hash": kept.hash, "experts": kept.plan.experts, "expert_loads": kept.plan.expert_loads}
+    plan = current.plan.model_copy(update={**kept_parts, "warnings": (*current.plan.warnings, warning)})
+    return Revision(plan, current.spec, current.written)
 
 
 @lru_cache(maxsize=REMEMBERED)

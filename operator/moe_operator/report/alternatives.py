@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from moe_plan.errors import ManifestError
+from moe_plan.loads import ExpertLoads
 from moe_plan.plan import Plan
 from moe_plan.search.compare import compare
 from moe_plan.search.result import Found, SearchResult
@@ -50,7 +51,9 @@ class Alternatives:
         return tuple(found)
 
 
-def find_alternatives(deployment: MoEDeployment, plan: Plan, config: dict[str, Any] | None) -> Alternatives:
+def find_alternatives(
+    deployment: MoEDeployment, plan: Plan, config: dict[str, Any] | None, loads: ExpertLoads | None = None
+) -> Alternatives:
     """Search for what the manifest's model and workload can do on the GPUs of its plan.
 
     Where nothing meets the targets it says so, and searches without them.
@@ -59,7 +62,7 @@ def find_alternatives(deployment: MoEDeployment, plan: Plan, config: dict[str, A
     missed = ""
     for attempt in (deployment, _without_targets(deployment)):
         try:
-            result = compare(attempt, config, gpus)
+            result = compare(attempt, config, gpus, loads=loads)
         except ManifestError as error:
             missed = missed or "; ".join(map(str, error.violations))
         else:

@@ -11,6 +11,7 @@ from moe_operator.report.sensitivity import Sweep, sweeps
 from moe_operator.report.traffic import Flow, flows
 from moe_plan.audit import Audit, Contradiction, find_contradictions
 from moe_plan.layout import Coordinate, Dimension, Layout
+from moe_plan.loads import ExpertLoads
 from moe_plan.plan import Plan
 from moe_plan.shares import busiest_load
 from moe_plan.spec import MoEDeployment
@@ -83,17 +84,24 @@ class Material:
 
 
 def gather(
-    deployment: MoEDeployment, plan: Plan, config: dict[str, Any] | None, audits: Sequence[Audit] = ()
+    deployment: MoEDeployment,
+    plan: Plan,
+    config: dict[str, Any] | None,
+    audits: Sequence[Audit] = (),
+    loads: ExpertLoads | None = None,
 ) -> Material:
-    """Work out what the documents tell. `config` is what spec.model.configFrom refers to; `audits` are of claims."""
-    subject = resolve(deployment, config)
+    """Work out what the documents tell.
+
+    `config` is what spec.model.configFrom refers to, `loads` are measured expert loads; `audits` are of claims.
+    """
+    subject = resolve(deployment, config, loads)
     serves = subject.spec.workload.mode == "serving"
     return Material(
         subject=subject,
         plan=plan,
         flows=flows(subject, plan) if serves else (),
-        alternatives=find_alternatives(deployment, plan, config) if serves else None,
-        sweeps=sweeps(deployment, plan, config) if serves else (),
+        alternatives=find_alternatives(deployment, plan, config, loads) if serves else None,
+        sweeps=sweeps(deployment, plan, config, loads) if serves else (),
         assumptions=assumptions(subject),
         audits=tuple(audits),
     )

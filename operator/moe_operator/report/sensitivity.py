@@ -1,15 +1,18 @@
 """How the prediction answers to another load: the same degrees planned anew at other concurrencies and lengths."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from moe_plan.errors import ManifestError
+from moe_plan.loads import ExpertLoads
 from moe_plan.plan import Plan, Prediction
 from moe_plan.planner import make_plan
 from moe_plan.spec import MAX_DEGREE, MoEDeployment
 
 Knob = Literal["concurrency", "input_tokens", "output_tokens"]
+Predict = Callable[[MoEDeployment], Prediction]
 FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 
@@ -32,11 +35,14 @@ class Sweep:
     samples: tuple[Sample, ...]
 
 
-def sweeps(deployment: MoEDeployment, plan: Plan, config: dict[str, Any] | None) -> tuple[Sweep, ...]:
+def sweeps(
+    deployment: MoEDeployment, plan: Plan, config: dict[str, Any] | None, loads: ExpertLoads | None = None
+) -> tuple[Sweep, ...]:
     """Concurrency, prompt length and output length, each from an eighth to eight times the manifest's."""
     fixed = _with_degrees(deployment, plan)
     knobs: tuple[Knob, ...] = ("concurrency", "input_tokens", "output_tokens")
-    return tuple(_sweep(fixed, knob, config) for knob in knobs)
+    predict = partial(_predict, config=config, loads=loads)
+    return tuple(_sweep(fixed, knob, predict) for knob in knobs)
 
 
 def _with_degrees(deployment: MoEDeployment, plan: Plan) -> MoEDeployment:
@@ -47,19 +53,23 @@ def _with_degrees(deployment: MoEDeployment, plan: Plan) -> MoEDeployment:
     return deployment.model_copy(update={"spec": spec})
 
 
-def _sweep(deployment: MoEDeployment, knob: Knob, config: dict[str, Any] | None) -> Sweep:
+def _sweep(deployment: MoEDeployment, knob: Knob, predict: Predict) -> Sweep:
     given = getattr(deployment.spec.workload, knob)
-    return Sweep(knob, given, tuple(_sample(deployment, knob, value, config) for value in _around(given)))
+    return Sweep(knob, given, tuple(_sample(deployment, knob, value, predict) for value in _around(given)))
 
 
 def _around(given: int) -> Iterator[int]:
     yield from sorted({min(MAX_DEGREE, max(1, round(given * factor))) for factor in FACTORS})
 
 
-def _sample(deployment: MoEDeployment, knob: Knob, value: int, config: dict[str, Any] | None) -> Sample:
+def _sample(deployment: MoEDeployment, knob: Knob, value: int, predict: Predict) -> Sample:
     workload = deployment.spec.workload.model_copy(update={knob: value})
     spec = deployment.spec.model_copy(update={"workload": workload})
     try:
-        return Sample(value, make_plan(deployment.model_copy(update={"spec": spec}), config).prediction)
+        return Sample(value, predict(deployment.model_copy(update={"spec": spec})))
     except ManifestError as error:
         return Sample(value, None, error.violations[0].message)
+
+
+def _predict(deployment: MoEDeployment, config: dict[str, Any] | None, loads: ExpertLoads | None) -> Prediction:
+    return make_plan(deployment, config, loads=loads).prediction

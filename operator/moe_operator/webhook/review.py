@@ -13,6 +13,7 @@ from moe_operator.reconcile.revisions import prove
 from moe_operator.verdict import verdict
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.spec import KIND
+from moe_plan.subject import LOADS_FIELD
 
 API_VERSION = "admission.k8s.io/v1"
 ELSEWHERE = "ConfigNotGiven"
@@ -66,13 +67,14 @@ def _object(request: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _judge(manifest: Mapping[str, Any]) -> tuple[ManifestError | None, tuple[str, ...]]:
     """What is wrong with a manifest, or what its plan warns of."""
+    later = tuple(_loads_later(manifest))
     try:
-        return None, prove(manifest, None).plan.warnings
+        return None, (*prove(_without_loads(manifest), None).plan.warnings, *later)
     except ManifestError as error:
         known = tuple(violation for violation in error.violations if violation.code != ELSEWHERE)
         if known:
             return ManifestError(known, error.nearest), ()
-        return None, tuple(f"{violation.field}: {_checked_later(manifest)}" for violation in error.violations)
+        return None, (*(f"{violation.field}: {_checked_later(manifest)}" for violation in error.violations), *later)
 
 
 def _checked_later(manifest: Mapping[str, Any]) -> str:
@@ -81,6 +83,30 @@ def _checked_later(manifest: Mapping[str, Any]) -> str:
         f"the operator checks degrees and memory when it reads ConfigMap {reference['name']}; "
         f"see condition ParallelismValid of {manifest['metadata'].get('name')}"
     )
+
+
+def _without_loads(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The manifest planned without the measured loads that it names: these are in a ConfigMap."""
+    if _loads_named(manifest) is None:
+        return manifest
+    spec = manifest["spec"]
+    parallelism = {key: value for key, value in spec["parallelism"].items() if key != "expertLoadsFrom"}
+    return {**manifest, "spec": {**spec, "parallelism": parallelism}}
+
+
+def _loads_later(manifest: Mapping[str, Any]) -> Iterator[str]:
+    name = _loads_named(manifest)
+    if name is not None:
+        named = manifest["metadata"].get("name")
+        yield f"{LOADS_FIELD}: read by the operator from ConfigMap {name}; see condition ParallelismValid of {named}"
+
+
+def _loads_named(manifest: Mapping[str, Any]) -> str | None:
+    """Name of the ConfigMap with the expert loads; None where none is named, or not as it should be."""
+    found: Any = manifest.get("spec")
+    for step in ("parallelism", "expertLoadsFrom", "configMapKeyRef", "name"):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def _added(error: ManifestError, old: Any) -> set[Violation]:

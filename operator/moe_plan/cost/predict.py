@@ -28,14 +28,18 @@ def predict(
     kv: KvCache,
     engine_name: str = "moe",
     step_tokens: int | None = None,
+    skew: float | None = None,
 ) -> Prediction:
     """What a layout makes of a workload: concurrency dealt over replicas and shards, as far as the KV cache allows.
 
     In mode training the figures are those of serving all the same. With no replicas the times are one replica's and
-    the rate is 0. `step_tokens` bounds the new tokens of a shard's step; the engine's own bound when not given.
+    the rate is 0. `step_tokens` bounds the new tokens of a shard's step; the engine's own bound when not given. `skew` is
+    by how much measured routing raises the busiest rank's load; power-law routing's when not given.
     """
     setting = make_setting(shape, hardware, engine_name, _cached_element_bytes(shape, layout, stages, kv), step_tokens)
-    case = make_case(shape, layout, experts, stages, hardware, workload, replicas, micro_batches, kv.requests_per_shard)
+    case = make_case(
+        shape, layout, experts, stages, hardware, workload, replicas, micro_batches, kv.requests_per_shard, skew
+    )
     found = forecast(setting, case)
     served = found.tokens_per_s if replicas else 0.0
     return _prediction(found, float(served), max(1, replicas) * layout.world)
@@ -64,13 +68,14 @@ def make_case(
     replicas: int,
     micro_batches: int,
     kv_requests: int,
+    skew: float | None = None,
 ) -> Case:
     """One layout and workload as a case of numbers."""
     return Case(
         tp=layout.tp,
         pp=layout.pp,
         shards=layout.ep,
-        experts=make_experts(experts, layout),
+        experts=make_experts(experts, layout, skew),
         tp_links=spans(layout, "tp", hardware),
         ep_links=spans(layout, "ep", hardware),
         pp_links=spans(layout, "pp", hardware),
@@ -84,8 +89,8 @@ def make_case(
     )
 
 
-def make_experts(experts: ExpertMap, layout: Layout) -> Experts:
-    """How experts are dealt; a map made from measured load is taken to have evened out its skew."""
+def make_experts(experts: ExpertMap, layout: Layout, skew: float | None = None) -> Experts:
+    """How experts are dealt. `skew` is measured; a map made from loads that are not at hand is taken to leave none."""
     return Experts(
         logical=experts.logical,
         redundant=experts.redundant,
@@ -93,7 +98,7 @@ def make_experts(experts: ExpertMap, layout: Layout) -> Experts:
         ep=layout.ep,
         tp=layout.tp,
         busiest=busiest_load(experts),
-        imbalance=1.0 if experts.exceptions else None,
+        imbalance=1.0 if skew is None and experts.exceptions else skew,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_plan.cost.pools import Demand, admission_s, network
 from moe_plan.errors import ManifestError, Violation
@@ -21,6 +21,9 @@ from moe_plan.search.space import Field, space
 from moe_plan.search.sweep import make_setting_of
 from moe_plan.spec import MAX_GPUS, MoEDeployment
 from moe_plan.subject import Subject, resolve
+
+if TYPE_CHECKING:
+    from moe_plan.loads import ExpertLoads
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,15 @@ def compare_pools(
     gpus: int | None = None,
     keep: Sequence[Field] = (),
     given: tuple[GivenPool, GivenPool] | None = None,
+    loads: "ExpertLoads | None" = None,
 ) -> PoolsResult:
     """Search prefill and decode pools for a manifest, with every layout in either, on at most so many GPUs together.
 
-    Without `gpus` they are as many as the manifest asks for. `given` are a prefill and a decode pool to predict besides.
-    Raises ManifestError where no layout holds the model, where neither pools nor a single pool meet the targets, where
+    Without `gpus` they are as many as the manifest asks for. `given` are a prefill and a decode pool to predict besides,
+    `loads` measured expert loads. Raises ManifestError where no layout holds the model, where neither pools nor a single pool meet the targets, where
     the hardware has no link between nodes, where nothing is decoded, and for given pools that cannot work.
     """
-    subject = resolve(deployment, config)
+    subject = resolve(deployment, config, loads)
     refuse_kept(subject, keep)
     link = _link(subject)
     most = gpus or gpus_of(subject)

@@ -37,6 +37,8 @@ class Draft:
     experts: ExpertMap
     stages: tuple[Stage, ...]
     memory: tuple[StageMemory, ...]
+    skew: float | None = None
+    """By how much measured loads raise that of the busiest rank; None where none were measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,31 @@ def choices(subject: Subject, domain: Domain, max_gpus: int) -> Iterator[Choice]
                     yield choice
 
 
-def work_out(subject: Subject, choice: Choice, stage_layers: Sequence[int] | None = None) -> Draft:
-    """Deal experts and layers of a valid choice, and count its memory. `stage_layers` overrides the balance."""
+def work_out(
+    subject: Subject,
+    choice: Choice,
+    stage_layers: Sequence[int] | None = None,
+    experts: ExpertMap | None = None,
+) -> Draft:
+    """Deal experts and layers of a valid choice, and count its memory.
+
+    `stage_layers` overrides the balance of layers, `experts` the dealing of experts.
+    """
     layout = choice.layout
-    experts = deal(subject.experts, choice.redundant, layout.ep)
+    experts, skew = _deal(subject, choice) if experts is None else (experts, None)
     layers = len(subject.shape.layers)
     counts = stage_layers or ((layers,) if layout.pp == 1 else _balanced(subject, layout, experts))
     assert (len(counts), sum(counts)) == (layout.pp, layers)
     stages = make_stages(counts)
-    return Draft(choice, experts, stages, _memory(subject, layout, experts, stages))
+    return Draft(choice, experts, stages, _memory(subject, layout, experts, stages), skew)
+
+
+def _deal(subject: Subject, choice: Choice) -> tuple[ExpertMap, float | None]:
+    """Experts by measured loads and the skew that these then cause, or evenly."""
+    if subject.dealer is None:
+        return deal(subject.experts, choice.redundant, choice.layout.ep), None
+    dealing = subject.dealer.deal(choice.redundant, choice.layout.ep)
+    return dealing.experts, dealing.skew
 
 
 def _balanced(subject: Subject, layout: Layout, experts: ExpertMap) -> tuple[int, ...]:
@@ -119,6 +137,7 @@ def forecast(subject: Subject, draft: Draft) -> Forecast:
             kv,
             spec.runtime.engine,
             subject.limits.max_batch_tokens,
+            draft.skew,
         )
         return Forecast(draft, kv, micro_batches, prediction)
 

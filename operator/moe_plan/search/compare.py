@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.nearest import changed_fields, neighbours
@@ -18,16 +18,23 @@ from moe_plan.spec import MAX_GPUS, MoEDeployment
 from moe_plan.subject import Subject, resolve
 from moe_plan.units import format_seconds
 
+if TYPE_CHECKING:
+    from moe_plan.loads import ExpertLoads
+
 
 def compare(
-    deployment: MoEDeployment, config: dict[str, Any] | None = None, gpus: int | None = None, keep: Sequence[Field] = ()
+    deployment: MoEDeployment,
+    config: dict[str, Any] | None = None,
+    gpus: int | None = None,
+    keep: Sequence[Field] = (),
+    loads: "ExpertLoads | None" = None,
 ) -> SearchResult:
     """Search all layouts for a manifest, its degrees apart from those in `keep`, on at most so many GPUs.
 
-    Without `gpus` they are as many as the manifest asks for. Raises ManifestError where no layout fits or meets the
-    targets, with what comes nearest, what binds, and what would do.
+    Without `gpus` they are as many as the manifest asks for. `loads` are measured expert loads. Raises ManifestError
+    where no layout fits or meets the targets, with what comes nearest, what binds, and what would do.
     """
-    subject = _changed(resolve(deployment, config), replicas=max(1, deployment.spec.replicas))
+    subject = _changed(resolve(deployment, config, loads), replicas=max(1, deployment.spec.replicas))
     refuse_kept(subject, keep)
     most = gpus or gpus_of(subject)
     found = search(subject, space(subject, most, keep))

@@ -36,6 +36,12 @@ from moe_plan.subject import Subject
 _KEPT = 0.99
 """Share of a step's time below which more copies must be able to bring it."""
 
+_KEPT_BY_LOAD = 0.97
+"""The same where experts are packed by measured loads, a number of copies after the other."""
+
+_MORE_BY_LOAD = 6
+"""Copies a rank beyond the fewest that are then looked at."""
+
 _NEAR = 1.1
 """Multiple of the least share of rows within which a number of copies is tried first."""
 
@@ -169,7 +175,7 @@ def _more(subject: Subject, layouts: Layouts, rows: Ints) -> list[tuple[Ints, In
     """Rows and physical experts a rank beyond theirs, those of no use left out: first one near the best, then the rest."""
     ep = layouts.ep[rows]
     first, inverse = distinct(ep)
-    useful = _useful(subject.experts, _chosen(subject), tuple(ep[first].tolist()))
+    useful = _useful(subject, tuple(ep[first].tolist()))
     parts = []
     for of_each in useful:
         found = [of_each[number] for number in inverse.tolist()]
@@ -178,8 +184,44 @@ def _more(subject: Subject, layouts: Layouts, rows: Ints) -> list[tuple[Ints, In
     return parts
 
 
+def _useful(subject: Subject, eps: tuple[int, ...]) -> tuple[list[Ints], list[Ints]]:
+    """As `_useful_evenly`, or by measured loads."""
+    if subject.dealer is None:
+        return _useful_evenly(subject.experts, _chosen(subject), eps)
+    found = [_useful_by_load(subject, ep) for ep in eps]
+    return [first for first, _ in found], [rest for _, rest in found]
+
+
+def _useful_by_load(subject: Subject, ep: int) -> tuple[Ints, Ints]:
+    """The same for experts dealt by load, for which the two shares are one, in steps of 3 % instead of 1 %.
+
+    Numbers are looked at one after another, a few at most, until none can save as much: packing takes longer than
+    bounding, and copies by load do not need to be many.
+    """
+    kept: list[tuple[int, float]] = []
+    assert subject.dealer is not None
+    least = ep * _rows_share(subject, ep, -(-subject.experts // ep))
+    fewest = -(-subject.experts // ep)
+    for per_rank in range(fewest + 1, min(subject.experts, fewest + _MORE_BY_LOAD) + 1):
+        if _KEPT_BY_LOAD * least <= 1:
+            break
+        share = ep * _rows_share(subject, ep, per_rank)
+        if share < _KEPT_BY_LOAD * least:
+            kept.append((per_rank, share))
+            least = share
+    near = [per_rank for per_rank, share in kept if share <= _NEAR * least][:1]
+    rest = [per_rank for per_rank, _ in kept if per_rank not in near]
+    return np.asarray(near, dtype=np.int64), np.asarray(rest, dtype=np.int64)
+
+
+def _rows_share(subject: Subject, ep: int, per_rank: int) -> float:
+    """Share of the rows that the busiest rank computes."""
+    assert subject.dealer is not None
+    return subject.dealer.deal(ep * per_rank - subject.experts, ep).imbalance / ep
+
+
 @lru_cache(maxsize=64)
-def _useful(experts: int, chosen: tuple[int, ...], eps: tuple[int, ...]) -> tuple[list[Ints], list[Ints]]:
+def _useful_evenly(experts: int, chosen: tuple[int, ...], eps: tuple[int, ...]) -> tuple[list[Ints], list[Ints]]:
     """Physical experts a rank, beyond the fewest, that bring some step below 0.99 of what any smaller number does.
 
     For each ep first the least number that is near to the least share, none where there is none, and then the others.
@@ -218,7 +260,10 @@ def _chosen(subject: Subject) -> tuple[int, ...]:
 
 
 def _shares_of(subject: Subject, layouts: Layouts) -> Floats:
-    return _shares(subject.experts, _chosen(subject), layouts.ep, layouts.per_rank)
+    if subject.dealer is None:
+        return _shares(subject.experts, _chosen(subject), layouts.ep, layouts.per_rank)
+    columns = subject.dealer.columns(layouts.ep, layouts.per_rank)
+    return np.stack([columns.busiest, columns.busiest * columns.skew])
 
 
 def _shares(logical: int, chosen: tuple[int, ...], ep: Ints, per_rank: Ints) -> Floats:

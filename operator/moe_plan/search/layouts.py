@@ -81,7 +81,7 @@ def deal_columns(subject: Subject, candidates: Layouts) -> Dealt:
     tp, per_rank, pp = candidates.tp, candidates.per_rank, candidates.pp
     first, which = distinct(tp, per_rank, pp)
     stages = stage_columns(subject, tp[first], per_rank[first], pp[first]).take(which)
-    busiest = busiest_columns(subject.experts, candidates.ep, candidates.per_rank)
+    busiest = dealt_columns(subject, candidates.ep, candidates.per_rank)
     fits, requests = _requests(subject, candidates, stages, busiest, subject.spec.workload)
     return Dealt(candidates, stages, busiest, requests, fits)
 
@@ -91,6 +91,13 @@ def requests_at_any_load(subject: Subject, candidates: Layouts, stages: StageCol
     workload = subject.spec.workload
     most = max(workload.concurrency, subject.limits.max_batch_tokens)
     return _requests(subject, candidates, stages, busiest, workload.model_copy(update={"concurrency": most}))[1]
+
+
+def dealt_columns(subject: Subject, ep: Ints, per_rank: Ints) -> Floats:
+    """`shares.busiest_load` of experts as a plan of each candidate deals them."""
+    if subject.dealer is None:
+        return busiest_columns(subject.experts, ep, per_rank)
+    return subject.dealer.columns(ep, per_rank).busiest
 
 
 def busiest_columns(logical: int, ep: Ints, per_rank: Ints) -> Floats:

@@ -177,6 +177,7 @@ def make_cases(subject: Subject, rows: Rows, loads: Loads) -> Case:
             ep=_factor(layouts.ep),
             tp=tp,
             busiest=here.busiest,
+            imbalance=None if subject.dealer is None else subject.dealer.columns(layouts.ep, layouts.per_rank).skew,
         ),
         tp_links=here.links(subject, "tp"),
         ep_links=here.links(subject, "ep"),

@@ -1,4 +1,4 @@
-"""The HTTP endpoint: OpenAI's /v1 routes, /health and /metrics. Whatever goes wrong, the client gets one clear error."""
+"""The HTTP endpoint: OpenAI's /v1, /health, /metrics, /expert-loads. Whatever goes wrong, the client gets one clear error."""
 
 import asyncio
 import hmac
@@ -21,6 +21,7 @@ from moe_runtime.frontend import answers as wording
 from moe_runtime.frontend.answers import Piece, pieces
 from moe_runtime.frontend.engine import Answers, Ask
 from moe_runtime.frontend.errors import ApiError, Json, error_response, from_validation, unavailable
+from moe_runtime.frontend.loads import expert_loads
 from moe_runtime.frontend.metrics import CONTENT_TYPE
 from moe_runtime.frontend.schemas import ChatBody, CompletionBody, Generation
 from moe_runtime.frontend.service import Service
@@ -46,6 +47,7 @@ def make_app(service: Service) -> Starlette:
     routes = [
         Route("/health", _guarded(api.health), methods=["GET"]),
         Route("/metrics", _guarded(api.metrics), methods=["GET"]),
+        Route("/expert-loads", _guarded(api.expert_loads), methods=["GET"]),
         Route("/v1/models", _guarded(api.authorised(api.models)), methods=["GET"]),
         Route("/v1/models/{model:path}", _guarded(api.authorised(api.model)), methods=["GET"]),
         Route("/v1/completions", _guarded(api.authorised(api.completions)), methods=["POST"]),
@@ -85,6 +87,12 @@ class Api:
 
     async def metrics(self, _request: Request) -> HttpResponse:
         return HttpResponse(self._service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def expert_loads(self, _request: Request) -> HttpResponse:
+        engine = self._service.engine
+        tokens, since = engine.measured.expert_tokens(), engine.counting_since
+        loads = await asyncio.to_thread(expert_loads, self._service.plan, tokens, since)
+        return HttpResponse(loads.model_dump_json(), headers={"content-type": "application/json"})
 
     async def models(self, _request: Request) -> HttpResponse:
         return Json({"object": "list", "data": [self._card()]})
@@ -280,5 +288,5 @@ async def _no_route(request: Request, error: Exception) -> HttpResponse:
         return error_response(
             ApiError(405, f"{asked} is not possible; the method is {allowed}", headers=dict(error.headers or {}))
         )
-    known = "/v1/completions, /v1/chat/completions, /v1/models, /health, /metrics"
+    known = "/v1/completions, /v1/chat/completions, /v1/models, /health, /metrics, /expert-loads"
     return error_response(ApiError(error.status_code, f"{asked}: there is no such path; there are {known}"))

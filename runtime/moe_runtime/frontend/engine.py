@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, Protocol
 
@@ -140,6 +141,8 @@ class Engine:
         self.scheduler = Scheduler(capacity(plan))
         self._status = Status("starting", f"{plan.degrees.world} ranks are starting")
         self.became_ready = asyncio.Event()
+        self.counting_since = datetime.now(UTC)
+        """When the ranks began to count what experts compute."""
         self._ranks = ranks
         self._renew = renew
         self._metrics = metrics
@@ -159,6 +162,11 @@ class Engine:
         if shown.state == "ready" and leaving:
             return Status("recovering", f"slots {', '.join(map(str, leaving))} are about to end", missing)
         return replace(shown, missing_slots=missing, slow_slots=tuple(self._ranks.slow_slots().items()))
+
+    @property
+    def measured(self) -> Measured:
+        """What the ranks count now."""
+        return self._ranks
 
     def submit(self, asks: Sequence[Ask]) -> Answers:
         """Queue requests. Raises RuntimeFailure when the engine stops or has failed."""
@@ -227,6 +235,7 @@ class Engine:
         self._ranks.on_loss(partial(_set_soon, asyncio.get_running_loop(), self._work))
         started = time.monotonic()
         await asyncio.to_thread(self._ranks.wait_ready, READY_DEADLINE_S)
+        self.counting_since = datetime.now(UTC)
         log.info("ranks up in %.1f s", time.monotonic() - started)
         self._show("ready", "")
         self.became_ready.set()

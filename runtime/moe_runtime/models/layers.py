@@ -178,7 +178,7 @@ class MoeLayer:
     def __init__(self, spec: MoeSpec, experts: LayerExperts, place: Place) -> None:
         self._router = place.read(f"{spec.router}.weight")
         self._top_k, self._scoring = spec.top_k, spec.scoring
-        self._copies = _copy_table(experts.copies, place.device)
+        self._copies, self._counts = _copy_table(experts.copies, place.device)
         self._experts = tuple(Ffn(spec.experts[logical], place) for logical in experts.local)
         self._communicator = place.communicator
         self._nothing = (
@@ -202,7 +202,8 @@ class MoeLayer:
             weights = chosen.softmax(-1)
         if self._copies is None:
             return logical, weights.to(x.dtype)
-        return self._copies[logical, batch.spread % self._copies.shape[1]], weights.to(x.dtype)
+        turn = batch.spread % (self._copies.shape[1] if self._counts is None else self._counts[logical])
+        return self._copies[logical, turn], weights.to(x.dtype)
 
     def _compute(self, arrived: Dispatched) -> Tensor:
         """Each local expert's partial sum over its rows, [R, H]."""
@@ -215,13 +216,22 @@ class MoeLayer:
         return torch.cat([expert(piece) for (expert, _), piece in zip(busy, pieces, strict=True)])
 
 
-def _copy_table(copies: Copies, device: str) -> Tensor | None:
-    """Copies of each logical expert in turn, [logical, most copies]; None where physical and logical are the same."""
+def _copy_table(copies: Copies, device: str) -> tuple[Tensor | None, Tensor | None]:
+    """Copies of each logical expert in turn, [logical, most copies], and how many each has, [logical].
+
+    No table where physical and logical are the same, and no numbers where a turn through the table is even without
+    them.
+    """
     if copies == tuple((expert,) for expert in range(len(copies))):
-        return None
-    most = max(map(len, copies))
+        return None, None
+    counts = [len(of_one) for of_one in copies]
+    most = max(counts)
     table = [[of_one[i % len(of_one)] for i in range(most)] for of_one in copies]
-    return torch.tensor(table, dtype=torch.int64, device=device)
+    uneven = any(most % count for count in counts)
+    return (
+        torch.tensor(table, dtype=torch.int64, device=device),
+        torch.tensor(counts, dtype=torch.int64, device=device) if uneven else None,
+    )
 
 
 class Embedding:
