@@ -85,7 +85,7 @@ def _pod(material: Material, slot: int, cell: float) -> Pod:
         rows * (_ROW_PX + _GAP_PX) - _GAP_PX + 2 * _EDGE_PX,
         cell,
         f"Pod {slot}: ranks {row[1]}",
-        f"stages {row[2]}; ep {row[3]}; tp {row[4]}; experts {row[5]} of each MoE layer",
+        f"stages {row[2]}; ep {row[3]}; tp {row[4]}; experts {row[5]} of {material.told_layers}",
         cells,
         row,
     )

@@ -10,6 +10,7 @@ from moe_operator.report.assumptions import Assumption, assumptions
 from moe_operator.report.sensitivity import Sweep, sweeps
 from moe_operator.report.traffic import Flow, flows
 from moe_plan.audit import Audit, Contradiction, find_contradictions
+from moe_plan.experts import physical_to_logical
 from moe_plan.layout import Coordinate, Dimension, Layout
 from moe_plan.loads import ExpertLoads
 from moe_plan.plan import Plan
@@ -47,11 +48,21 @@ class Material:
         """Coordinate of each rank."""
         return tuple(map(self.layout.coordinate, range(self.layout.world)))
 
+    @property
+    def told_layer(self) -> int | None:
+        """The layer whose experts are told: the first that is dealt by its own loads; None where all are alike."""
+        return min(self.plan.experts.exceptions, default=None)
+
+    @property
+    def told_layers(self) -> str:
+        """The same in words."""
+        return "each MoE layer" if self.told_layer is None else f"layer {self.told_layer}; the others differ"
+
     @cached_property
     def held_experts(self) -> tuple[tuple[int, ...], ...]:
-        """Logical experts of a MoE layer on each ep coordinate, as dealt without load data."""
+        """Logical experts on each ep coordinate: of every MoE layer, or of `told_layer` where layers differ."""
         experts, each = self.plan.experts, self.plan.experts.per_rank
-        physical = tuple(p % experts.logical for p in range(experts.logical + experts.redundant))
+        physical = physical_to_logical(experts, -1 if self.told_layer is None else self.told_layer)
         return tuple(physical[ep * each : (ep + 1) * each] for ep in range(self.layout.ep))
 
     @property

@@ -334,7 +334,7 @@ def check_experts(s: Strategy) -> str:
         held = dealt(s, layer)
         hold(sorted(set().union(*held)), list(range(experts["logical"])), "experts that some rank holds")
         hold([len(set(here)) for here in held], [experts["per_rank"]] * ep, "distinct experts a rank")
-    held = dealt(s)
+    held = dealt(s, next(iter(experts["exceptions"]), None))
     for row in s["ranks"]:
         hold(row["experts"], held[row["ep"]], f"experts of rank {row['rank']}")
     near(s["load"]["busiest_share"], busiest_share(s), "share of the busiest rank")
