@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 _HALVINGS = 40
 """After so many a bound is within 10⁻¹² of the least."""
@@ -34,6 +35,19 @@ class Packed(NamedTuple):
     """Of each copy, `[L, n]`."""
     fullest: Floats
     """Load of the fullest rank, `[L]`; infinite where the copies could not be packed."""
+
+
+class Packing(NamedTuple):
+    """Experts on ranks."""
+
+    experts: Ints
+    """Logical expert of each copy, the copies by falling load, `[L, n]`."""
+    packed: Packed
+
+    def physical(self) -> Ints:
+        """Logical expert of each physical one, rank after rank, `[L, n]`."""
+        by_rank = np.argsort(self.packed.rank * self.experts.shape[1] + self.experts, axis=1)
+        return np.take_along_axis(self.experts, by_rank, axis=1)
 
 
 def copies_by_load(shares: Floats, redundant: int, ranks: int) -> Ints:
@@ -63,8 +77,8 @@ def _copies_below(shares: Floats, wanted: int, ranks: int) -> Ints:
     return copies(high)
 
 
-def physical_by_load(shares: Floats, redundant: int, ranks: int) -> tuple[Ints, Floats]:
-    """Logical expert of each physical one, rank after rank, `[L, n]`, and the load of the fullest rank, `[L]`."""
+def pack_by_load(shares: Floats, redundant: int, ranks: int) -> Packing:
+    """Experts of loads `shares [L, E]` and their copies on ranks."""
     copies = copies_by_load(shares, redundant, ranks)
     order = np.argsort(-shares / copies, axis=1, kind="stable")
     counts = np.take_along_axis(copies, order, axis=1)
@@ -75,8 +89,7 @@ def physical_by_load(shares: Floats, redundant: int, ranks: int) -> tuple[Ints, 
     if redundant < ranks and experts.shape[1] > 2 * ranks and worth.any():  # with two places both ways are one
         some = np.flatnonzero(worth)
         packed = _better(packed, some, least_loaded(experts[some], loads[some], ranks))
-    by_rank = np.lexsort((experts, packed.rank), axis=1)
-    return np.take_along_axis(experts, by_rank, axis=1), packed.fullest
+    return Packing(experts, packed)
 
 
 def fullest_share(shares: Floats, physical: Ints, ranks: int) -> Floats:

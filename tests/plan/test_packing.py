@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_plan.packing import Floats, copies_by_load, fullest_share, in_rounds, least_loaded, physical_by_load
+from moe_plan.packing import Floats, Ints, copies_by_load, fullest_share, in_rounds, least_loaded, pack_by_load
 
 NEARLY = 1e-9
 
@@ -23,6 +23,12 @@ def layers(draw: st.DrawFn) -> tuple[Floats, int, int]:
     drawn = draw(st.lists(counts.filter(any), min_size=1, max_size=3))
     found = np.asarray(drawn, dtype=np.float64)
     return found / found.sum(axis=1, keepdims=True), draw(st.sampled_from(valid)) if valid else 0, ranks
+
+
+def physical_by_load(shares: Floats, redundant: int, ranks: int) -> tuple[Ints, Floats]:
+    """Experts rank after rank, and the load of the fullest rank, layer by layer."""
+    packing = pack_by_load(shares, redundant, ranks)
+    return packing.physical(), packing.packed.fullest
 
 
 def valid(case: tuple[Floats, int, int]) -> bool:

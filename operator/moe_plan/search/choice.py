@@ -103,8 +103,8 @@ def _deal(subject: Subject, choice: Choice) -> tuple[ExpertMap, float | None]:
     """Experts by measured loads and the skew that these then cause, or evenly."""
     if subject.dealer is None:
         return deal(subject.experts, choice.redundant, choice.layout.ep), None
-    dealing = subject.dealer.deal(choice.redundant, choice.layout.ep)
-    return dealing.experts, dealing.skew
+    redundant, ep = choice.redundant, choice.layout.ep
+    return subject.dealer.deal(redundant, ep), subject.dealer.evenness(redundant, ep).skew
 
 
 def _balanced(subject: Subject, layout: Layout, experts: ExpertMap) -> tuple[int, ...]:

@@ -217,7 +217,7 @@ def _useful_by_load(subject: Subject, ep: int) -> tuple[Ints, Ints]:
 def _rows_share(subject: Subject, ep: int, per_rank: int) -> float:
     """Share of the rows that the busiest rank computes."""
     assert subject.dealer is not None
-    return subject.dealer.deal(ep * per_rank - subject.experts, ep).imbalance / ep
+    return subject.dealer.evenness(ep * per_rank - subject.experts, ep).imbalance / ep
 
 
 @lru_cache(maxsize=64)

@@ -51,7 +51,7 @@ def _tried(
     try:
         found = make_plan(deployment.model_copy(update={"spec": spec}), config, loads=loads)
     except ManifestError:
-        dealing = Dealer(loads).deal(redundant, plan.degrees.ep)
-        return WithCopies(redundant, dealing.experts.per_rank, dealing.imbalance, None)
+        per_rank = (plan.experts.logical + redundant) // plan.degrees.ep
+        return WithCopies(redundant, per_rank, Dealer(loads).evenness(redundant, plan.degrees.ep).imbalance, None)
     assert found.expert_loads is not None
     return WithCopies(redundant, found.experts.per_rank, found.expert_loads.imbalance, found.prediction)
