@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from moe_operator.reconcile.causes import Failure, not_bound, not_ready_since, unschedulable
 from moe_operator.reconcile.model import Endpoint, Object
-from moe_operator.reconcile.objects import condition, container_states, finished, holds, node_of, parse_time, phase, uid
+from moe_operator.reconcile.objects import condition, container_states, holds, node_of, parse_time, phase, uid
 from moe_operator.reconcile.wordings import last_line, recognise, understand, wordings
 
 TELL_AFTER = timedelta(seconds=5)
@@ -67,16 +67,19 @@ def stuck(pod: Object, now: datetime) -> bool:
 def looks_again(pods: Iterable[Object], now: datetime) -> Iterator[float]:
     """Seconds after which there is something new to be told, maybe."""
     for pod in pods:
-        bound, refused = _bound_since(pod), unschedulable(pod)
-        if bound is not None:
+        if phase(pod) == "Running":
+            yield from _left(_running_since(pod), JOINED_AFTER, now)
+        elif (bound := _bound_since(pod)) is not None:
             left = (bound + STUCK_AFTER - now).total_seconds()
             yield left if left > 0 else LOOK_AGAIN_S
-        since = parse_time(refused.get("lastTransitionTime")) if refused else None
-        if since is not None:
-            yield (since + TELL_AFTER - now).total_seconds()
-        running = _running_since(pod)
-        if running is not None:
-            yield (running + JOINED_AFTER - now).total_seconds()
+        elif (refused := unschedulable(pod)) is not None:
+            yield from _left(parse_time(refused.get("lastTransitionTime")), TELL_AFTER, now)
+
+
+def _left(since: datetime | None, grace: timedelta, now: datetime) -> Iterator[float]:
+    """Seconds until a grace period ends that has begun."""
+    if since is not None:
+        yield (since + grace - now).total_seconds()
 
 
 def concern(
@@ -109,7 +112,7 @@ def apart(pods: Mapping[int, Object], endpoint: Endpoint | None, now: datetime) 
     """A slot that has run for a while without reaching its frontend, which answers and misses it, as the slot says."""
     for one in endpoint.absent if endpoint else ():
         pod = pods.get(one.slot)
-        since = _running_since(pod) if pod is not None else None
+        since = _running_since(pod) if pod is not None and phase(pod) == "Running" else None
         if pod is None or since is None or now - since < JOINED_AFTER or _OUTSIDE not in one.said:
             continue
         row = understand("ended", f": {one.said}")
@@ -160,10 +163,10 @@ def _bound_since(pod: Object) -> datetime | None:
 
     https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-ready-to-start-containers
     """
-    scheduled = condition(pod, "PodScheduled")
-    if scheduled is None or scheduled.get("status") != "True" or finished(pod) or phase(pod) != "Pending":
+    if phase(pod) != "Pending":
         return None
-    if holds(pod, "PodReadyToStartContainers"):
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled is None or scheduled.get("status") != "True" or holds(pod, "PodReadyToStartContainers"):
         return None
     states = (state.get("state") or {} for state in container_states(pod))
     if any(
@@ -175,7 +178,7 @@ def _bound_since(pod: Object) -> datetime | None:
 
 def _running_since(pod: Object) -> datetime | None:
     """When the container of a pod began to run that is not Ready; None where it does not run, or is."""
-    if holds(pod, "Ready") or phase(pod) != "Running":
+    if holds(pod, "Ready"):
         return None
     begun = (((state.get("state") or {}).get("running") or {}).get("startedAt") for state in container_states(pod))
     return max((time for text in begun if (time := parse_time(text))), default=None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from moe_operator.reconcile.model import Object
@@ -130,8 +131,12 @@ def container_states(pod: Object) -> Iterable[Mapping[str, Any]]:
 
 def parse_time(text: Any) -> datetime | None:
     """A Kubernetes timestamp; None for anything else."""
-    if not isinstance(text, str):
-        return None
+    return _parsed(text) if isinstance(text, str) else None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> datetime | None:
+    """Remembered, since pods that start together have the same times."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
