@@ -221,7 +221,7 @@ def test_a_node_that_is_drained(ground: Ground, frontends: Frontends, plane: Con
     ground.apply(ground.deployment())
     ground.wait_ready(1)
     node = node_of(ground, "m-0-1")
-    done = plane.kubectl("drain", node, "--force", "--ignore-daemonsets", "--timeout=30s")
+    done = plane.kubectl("drain", node, "--force", "--delete-emptydir-data", "--timeout=30s")
     assert done.returncode == 0, done.stderr
     assert f"{node} cordoned" in cause(ground, "Unplaceable", "Placed")
     replica = ground.status()["replicaStatuses"][0]
