@@ -106,10 +106,10 @@ class _Balance:
     def _bottleneck(self) -> Ints:
         """Least bound of a stage's sum with which each row's stages suffice.
 
-        Some stage has an even share of the layers at least. Filling greedily, a bound that fails stays failing until
-        it admits one more layer into some stage: the least such bound is tried next.
+        Filling greedily, a bound that fails stays failing until it admits one more layer into some stage: the least
+        such bound is tried next.
         """
-        bound: Ints = np.maximum(-(-self.total // self.stages), self._lightest(-(-self.layers // self.stages)))
+        bound: Ints = np.maximum(-(-self.total // self.stages), self.widest)
         todo = np.arange(self.rows)
         while len(todo):
             start = np.zeros(len(todo), dtype=np.int64)
@@ -125,15 +125,6 @@ class _Balance:
             bound[todo[failed]] = wider[failed]
             todo = todo[failed]
         return bound
-
-    def _lightest(self, layers: Ints) -> Ints:
-        """The least sum of so many neighbouring layers of each row, and no less than its heaviest layer."""
-        first = np.arange(self.layers)
-        last = first + layers[:, None]
-        within = np.minimum(last, self.layers) + self.base[:, None]
-        sums = self.flat[within] - self.flat[first + self.base[:, None]]
-        sums[last > self.layers] = np.iinfo(np.int64).max
-        return np.asarray(np.maximum(sums.min(axis=1, initial=np.iinfo(np.int64).max), self.widest))
 
     def _earliest(self, bottleneck: Ints) -> Ints:
         """For each stage the least end from which the later ones hold the rest under the bottleneck."""
