@@ -369,6 +369,10 @@ class Serving(Section):
 class Spec(Section):
     """What a person asks for."""
 
+    model_config = ConfigDict(
+        defer_build=False
+    )  # read as part of a manifest, and hashed by itself: built once for both
+
     model: Model
     """The model."""
     hardware: Hardware
