@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from moe_plan.bundled import ENGINE, unexecuted_family, unloaded_dtype
 from moe_plan.engines import engines
 from moe_plan.search.choice import Forecast, room
-from moe_plan.subject import Subject
+from moe_plan.subject import LOADS_FIELD, Subject
 from moe_plan.units import format_seconds
+
+FEW_TOKENS = 1000
+"""Tokens of the mean expert below which chance moves a count by more than 3 %."""
 
 
 def notices(subject: Subject, found: Forecast) -> tuple[str, ...]:
@@ -19,6 +22,7 @@ def notices(subject: Subject, found: Forecast) -> tuple[str, ...]:
         *_padding(subject, found),
         *_spare_gpus(subject, found),
         *_capacity(subject),
+        *_few_tokens(subject),
         *_engine(subject),
         *_bundled(subject),
         *_inferred(subject),
@@ -94,6 +98,19 @@ def _spare_gpus(subject: Subject, found: Forecast) -> Iterator[str]:
         yield (
             f"parallelism.gpus: ep {layout.ep}, tp {layout.tp}, pp {layout.pp} use {layout.world:,} of {gpus:,} GPUs a "
             "replica"
+        )
+
+
+def _few_tokens(subject: Subject) -> Iterator[str]:
+    """Counts of n tokens vary by √n."""
+    if subject.dealer is None:
+        return
+    loads = subject.dealer.loads
+    each = sum(map(sum, loads.layers.values())) / sum(map(len, loads.layers.values()))
+    if each < FEW_TOKENS:
+        yield (
+            f"{LOADS_FIELD.removeprefix('spec.')}: {loads.tokens:,} tokens, {each:,.1f} an expert, tell loads apart only "
+            f"beyond {1 / math.sqrt(each):.0%}; measure for longer"
         )
 
 

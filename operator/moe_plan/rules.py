@@ -17,6 +17,9 @@ from moe_plan.units import format_bytes
 MAX_WORLD = 16_384
 """Ranks of the largest replica that is planned; the largest published serving units have hundreds (DeepSeek-V3: 320)."""
 
+MAX_MAP = 2**17
+"""Physical experts of all layers together whose map is written into a plan: 0.6 MB, of a ConfigMap's 1 MiB."""
+
 _EP = "spec.parallelism.ep"
 _TP = "spec.parallelism.tp"
 _PP = "spec.parallelism.pp"
@@ -65,6 +68,18 @@ def expert_rules(subject: Subject, ep: int, redundant: int) -> Iterator[Violatio
             f"{_experts(logical, redundant)} cannot be dealt evenly over ep {ep:,} ({physical % ep:,} left over)",
             _expert_remedy(logical, redundant, ep),
         )
+    elif not map_fits(subject, physical):
+        yield Violation(
+            _REDUNDANT,
+            "ExpertMapTooLarge",
+            f"the map of {physical:,} physical experts by measured loads, layer by layer, is larger than a ConfigMap holds",
+            "lower redundantExperts or ep, or plan without the loads",
+        )
+
+
+def map_fits(subject: Subject, physical: int) -> bool:
+    """Whether a plan can hold the map of so many physical experts; without loads it holds a rule."""
+    return subject.dealer is None or physical * len(subject.dealer.loads.layers) <= MAX_MAP
 
 
 def tensor_rules(subject: Subject, tp: int) -> Iterator[Violation]:

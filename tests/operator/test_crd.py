@@ -102,6 +102,8 @@ def test_kubectl_applies_each_example(plane: ControlPlane, example: Path) -> Non
         ("spec.parallelism.ep", None, "spec.parallelism.ep: Required value"),
         ("spec.parallelism.ep", 5, "spec: Invalid value: ep·tp·pp must be below hardware.gpusPerNode or a multiple of it"),
         ("spec.parallelism.rankOrder", ["pp", "ep", "ep"], "spec.parallelism: Invalid value: rankOrder must name pp, ep and tp once each"),
+        ("spec.parallelism.expertLoadsFrom", {"configMapKeyRef": {"name": "Loads", "key": "k"}}, "name must be the name of an object"),
+        ("spec.parallelism.expertLoadsFrom", {"configMapKeyRef": {"name": "loads"}}, "configMapKeyRef.key: Required value"),
         ("spec.model.config", {"a": 1}, "spec.model: Invalid value: needs exactly one of architecture, config, configFrom"),
         ("spec.model.architecture", None, "spec.model: Invalid value: needs exactly one of architecture, config, configFrom"),
         ("spec.model.dtype", "fp8", 'spec.model.dtype: Unsupported value: "fp8"'),
@@ -122,6 +124,15 @@ def test_kubectl_refuses_what_a_schema_can_refuse(plane: ControlPlane, path: str
     assert message in done.stderr.replace('Invalid value: "object": ', "Invalid value: ").replace(
         'Invalid value: "integer": ', "Invalid value: "
     )
+
+
+@pytest.mark.slow
+def test_kubectl_refuses_expert_loads_for_an_engine_that_deals_experts_itself(plane: ControlPlane) -> None:
+    manifest = changed("spec.parallelism.expertLoadsFrom", {"configMapKeyRef": {"name": "loads", "key": "loads.json"}})
+    assert plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest)).returncode == 0
+    manifest["spec"]["runtime"] = {"engine": "vllm"}
+    done = plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+    assert "parallelism.expertLoadsFrom needs runtime.engine moe" in done.stderr
 
 
 @pytest.mark.slow

@@ -129,6 +129,23 @@ class TestThePlan:
         assert Plan.model_validate_json(plan.model_dump_json()) == plan
         assert make_plan(manifest({"ep": 8}), loads=measured()).model_dump_json() == plan.model_dump_json()
 
+    def test_warns_of_loads_of_few_tokens(self) -> None:
+        few = {layer: [1 + n // 100 for n in counts] for layer, counts in trace()["layers"].items()}
+        (warning,) = make_plan(manifest({"ep": 8}), loads=measured(tokens=100, layers=few)).warnings
+        assert warning.startswith("parallelism.expertLoadsFrom: 100 tokens, 10.")
+        assert "tell loads apart only beyond 3" in warning
+        many = {layer: [100 * n for n in counts] for layer, counts in trace()["layers"].items()}
+        assert make_plan(manifest({"ep": 8}), loads=measured(layers=many)).warnings == ()
+
+    def test_whose_map_a_config_map_would_not_hold_is_refused(self) -> None:
+        loads = read_loads(trace("qwen3-235b-a22b", 94), "loads.json")
+        huge = {"ep": 2048, "redundantExperts": 2048 - 128}
+        with pytest.raises(ManifestError, match="the map of 2,048 physical experts by measured loads, layer by layer"):
+            make_plan(manifest(huge, "qwen3-235b-a22b"), loads=loads)
+        largest = {"ep": 1024, "redundantExperts": 1024 - 128}
+        plan = make_plan(manifest(largest, "qwen3-235b-a22b"), loads=loads)
+        assert len(plan.model_dump_json()) < 2**20
+
     def test_without_loads_says_nothing_of_them(self) -> None:
         assert "expert_loads" not in make_plan(manifest({"ep": 8})).model_dump(mode="json")
 

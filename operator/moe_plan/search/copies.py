@@ -25,6 +25,7 @@ import numpy as np
 from moe_plan.cost.constants import constants
 from moe_plan.cost.kernels import Experts, skew
 from moe_plan.model import MoeFfn
+from moe_plan.rules import map_fits
 from moe_plan.search.arrays import Bools, Floats, Ints, distinct
 from moe_plan.search.layouts import Layouts, busiest_columns
 from moe_plan.search.rows import Rows, copied_rows
@@ -203,7 +204,7 @@ def _useful_by_load(subject: Subject, ep: int) -> tuple[Ints, Ints]:
     least = ep * _rows_share(subject, ep, -(-subject.experts // ep))
     fewest = -(-subject.experts // ep)
     for per_rank in range(fewest + 1, min(subject.experts, fewest + _MORE_BY_LOAD) + 1):
-        if _KEPT_BY_LOAD * least <= 1:
+        if _KEPT_BY_LOAD * least <= 1 or not map_fits(subject, ep * per_rank):
             break
         share = ep * _rows_share(subject, ep, per_rank)
         if share < _KEPT_BY_LOAD * least:
