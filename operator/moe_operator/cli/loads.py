@@ -1,12 +1,8 @@
 """`moe loads`: save which experts a running deployment uses, for a plan to deal them by."""
 
 import json
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import typer
 
@@ -62,6 +58,11 @@ def _text(whole: "ExpertLoads") -> str:
 
 def _ask(url: str) -> "ExpertLoads":
     """The loads of one endpoint. Raises EndpointError where it does not tell any, ManifestError where it tells nonsense."""
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.parse import urlsplit
+    from urllib.request import urlopen
+
     from moe_plan.loads import parse_loads
 
     if urlsplit(url).scheme not in {"http", "https"}:
