@@ -126,7 +126,7 @@ def _single(found: "Found") -> tuple[str, ...]:
 def _first_token(pair: "PoolPair") -> str:
     parts = pair.ttft_parts
     return (
-        f"TTFT of the pools: prefill {format_seconds(parts.prefill)}, admission {format_seconds(parts.admission)}, "
+        f"TTFT of them: prefill {format_seconds(parts.prefill)}, admission {format_seconds(parts.admission)}, "
         f"queueing {format_seconds(parts.queueing)} ({pair.prefill.utilisation:.0%} busy), "
         f"transfer {format_seconds(parts.transfer)}"
     )

@@ -57,6 +57,10 @@ class Demand:
         """The same with no target for TTFT."""
         return replace(self, ttft=float("inf"))
 
+    def with_any_load(self) -> "Demand":
+        """The same with as many requests as come."""
+        return replace(self, concurrency=float("inf"))
+
     @property
     def burst(self) -> float:
         """Share of the requests at once that a prompt waits for, as a mean, since all clients begin together."""
