@@ -1,9 +1,11 @@
-"""What all tests share: the project's own command, and texts to compare with."""
+"""What all tests share: the project's own command, texts to compare with, and a control plane."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import moe_command
 import pytest
+from control_plane import ControlPlane, control_plane
 from goldens import Golden
 from hypothesis import settings
 from moe_command import Moe
@@ -39,3 +41,11 @@ def moe() -> Moe:
 def moe_process() -> Moe:
     """Runs `moe ARGUMENTS…` as its own process."""
     return moe_command.run
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[ControlPlane]:
+    """etcd, API server, scheduler, controller-manager and kwok, with the project's CRD: one for all tests that need one."""
+    with control_plane() as running:
+        running.install_crd()
+        yield running

@@ -147,12 +147,17 @@ def start(
     return Operator(process, log_file, identity)
 
 
-def eventually(question: Callable[[], Any], what: str, deadline_s: float = 60.0, every_s: float = 0.1) -> Any:
-    """The first true answer to a question, asked again and again. Raises AssertionError after the deadline."""
+def eventually(
+    question: Callable[[], Any], what: str | Callable[[], str], deadline_s: float = 60.0, every_s: float = 0.1
+) -> Any:
+    """The first true answer to a question, asked again and again.
+
+    Raises AssertionError after the deadline, with `what` was waited for, or what there is to say then.
+    """
     deadline = time.monotonic() + deadline_s
     while not (answer := question()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {deadline_s:g} s: {what}")
+            raise AssertionError(f"not within {deadline_s:g} s: {what() if callable(what) else what}")
         time.sleep(every_s)
     return answer
 

@@ -1,13 +1,12 @@
-"""A real control plane with a running operator, and the plugin as kubectl finds it."""
+"""The plugin as kubectl finds it, and its entry point in this process."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from control_plane import ControlPlane, control_plane
 
 from moe_operator.kubectl.app import main
 
@@ -54,11 +53,3 @@ def plugin_process(plugin_folder: Path, tmp_path: Path) -> Plugin:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def plane() -> Iterator[ControlPlane]:
-    """A control plane with the project's CRD."""
-    with control_plane() as running:
-        running.install_crd()
-        yield running

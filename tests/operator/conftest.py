@@ -1,18 +1,9 @@
-"""A real control plane, started once for all tests that need one, and what answers for its fake pods."""
+"""What answers for the frontends of fake pods."""
 
 from collections.abc import Iterator
 
 import pytest
-from control_plane import ControlPlane, control_plane
 from operated import Frontends
-
-
-@pytest.fixture(scope="session")
-def plane() -> Iterator[ControlPlane]:
-    """etcd, API server, scheduler, controller-manager and kwok, with the project's CRD."""
-    with control_plane() as running:
-        running.install_crd()
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import itertools
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,14 +69,17 @@ class Mortal:
         self._left, self._in_step = self._k, 0
         if self._dead:  # by the last write of the step before
             self._succeed()
-        deadline = time.monotonic() + SETTLES_S
-        while not question():
-            assert time.monotonic() < deadline, f"{self.deaths} deaths; {self.operator.log[-3000:]}"
-            if self._dead:
-                self._in_step += 1
-                self._succeed()
-            assert self.operator.process.poll() is None, self.operator.log
-            time.sleep(0.1)
+        eventually(
+            lambda: question() or self._succeed_if_dead(),
+            lambda: f"{self.deaths} deaths; {self.operator.log[-3000:]}",
+            SETTLES_S,
+        )
+
+    def _succeed_if_dead(self) -> None:
+        if self._dead:
+            self._in_step += 1
+            self._succeed()
+        assert self.operator.process.poll() is None, self.operator.log
 
 
 def shape(ground: Ground) -> list[tuple[Any, ...]]:
@@ -127,14 +129,7 @@ def story(ground: Ground, live_until: Callable[[Callable[[], bool]], None]) -> l
 def undisturbed(between: Proxy, ground: Ground, folder: Path) -> list[list[tuple[Any, ...]]]:
     """The shapes of the story of an operator that nobody kills."""
     with running(between.plane, folder, url=between.url) as operator:
-
-        def live_until(question: Callable[[], bool]) -> None:
-            deadline = time.monotonic() + SETTLES_S
-            while not question():
-                assert time.monotonic() < deadline, operator.log
-                time.sleep(0.1)
-
-        return story(ground, live_until)
+        return story(ground, lambda question: eventually(question, lambda: operator.log, SETTLES_S))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -184,7 +179,7 @@ def test_an_operator_that_was_frozen_for_longer_than_its_lease_leaves_all_to_the
         ground.wait_ready(2)
         before = shape(ground)
         frozen.process.send_signal(signal.SIGCONT)
-        eventually(lambda: "the lease is lost" in frozen.log, frozen.log)
+        eventually(lambda: "the lease is lost" in frozen.log, lambda: frozen.log)
         ground.plane.kubectl("scale", "moed/m", f"-n={ground.namespace}", "--replicas=1")
         ground.wait_ready(1)
         assert set(shape(ground)) < set(before)

@@ -109,7 +109,7 @@ def live(ground: Ground, operator: Operator) -> None:
     assert sorted(ground.pods()) == ["m-0-0", "m-0-1", "m-1-0", "m-1-1"]
     ground.plane.kubectl("scale", "moed/m", f"-n={ground.namespace}", "--replicas=1")
     wait(lambda: ground.wait_ready(1, deadline_s=CONVERGES_S), operator)
-    eventually(lambda: sorted(ground.pods()) == ["m-0-0", "m-0-1"], operator.log)
+    eventually(lambda: sorted(ground.pods()) == ["m-0-0", "m-0-1"], lambda: operator.log)
     assert {name: pod["metadata"]["uid"] for name, pod in ground.pods().items()} == first, "replica 0 was left alone"
     assert not [child for child in ground.children() if child["metadata"]["name"].startswith("m-1")]
     assert {pod["metadata"]["labels"]["moe-operator.dev/attempt"] for pod in ground.pods().values()} == {"1"}
@@ -140,7 +140,7 @@ def test_a_write_that_fails_for_long_is_told_and_made_once_it_can_be(
     between.fault = lambda r: broken if r.is_write and "/services/" in r.path else None
     with running(ground.plane, tmp_path, url=between.url) as operator:
         ground.apply(ground.deployment())
-        eventually(lambda: ground.condition("Reconciling")[1] == "WriteFailing", operator.log)
+        eventually(lambda: ground.condition("Reconciling")[1] == "WriteFailing", lambda: operator.log)
         assert "/services/m" in ground.condition("Ready")[2]
         assert "HTTP 500: InternalError of the test" in ground.condition("Ready")[2]
         assert not ground.pods()

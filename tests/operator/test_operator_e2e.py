@@ -290,7 +290,7 @@ def test_a_replica_that_a_quota_cuts_short_gives_its_pods_back_and_says_why(oper
     ground.plane.apply({**quota, "spec": {"hard": {"pods": "1"}}})
     eventually(lambda: "pods" in (ground.get("quota")[0].get("status") or {}).get("hard", {}), "the quota counts")
     ground.apply(ground.deployment(failure={"backoff": "1s"}))
-    eventually(lambda: "exceeded quota: few" in ground.condition("Ready")[2], operator.log)
+    eventually(lambda: "exceeded quota: few" in ground.condition("Ready")[2], lambda: operator.log)
     eventually(lambda: not ground.pods(), "the half that was made is given back")
     eventually(lambda: ground.condition("Stalled")[:2] == ("True", "QuotaExceeded"), "a person is told")
     events = ground.get("events.events.k8s.io")
@@ -310,7 +310,7 @@ def test_the_operator_is_ready_once_it_watches_and_its_webhook_listens(installed
         bundle = issue(("127.0.0.1",), datetime.now(UTC))
         for name, content in (("tls.crt", bundle.certificate), ("tls.key", bundle.key), ("ca.crt", bundle.authorities)):
             (folder / name).write_bytes(content)
-        eventually(lambda: answer(health) == (200, "leading\n"), operator.log)
+        eventually(lambda: answer(health) == (200, "leading\n"), lambda: operator.log)
     installed.kubectl("delete", "validatingwebhookconfiguration", "--all")
 
 
