@@ -10,6 +10,72 @@ import typer
 if TYPE_CHECKING:
     from moe_operator.webhook import Settings as WebhookSettings
 
+IdentityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--identity",
+        envvar="POD_NAME",
+        help="Name of this process among all operators; by default its host's and a number of its own.",
+    ),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", envvar="POD_NAMESPACE", help="Where its Lease is; by default its credentials'."),
+]
+WatchNamespaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--watch-namespace",
+        metavar="NAMESPACE",
+        help="Run the MoEDeployments of this namespace alone, with the rights that it takes; may be repeated.",
+    ),
+]
+LeaseOption = Annotated[str, typer.Option("--lease", help="Name of the Lease that the leading operator holds.")]
+OwnerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--owner",
+        metavar="CLUSTERROLE",
+        help="ClusterRole that owns the Lease, and the webhook's configuration and Secret: they go when it goes.",
+    ),
+]
+ImageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image",
+        metavar="ENGINE=IMAGE",
+        help="Image of an engine (moe, sglang, vllm, tensorrt-llm) where a manifest names none; may be repeated.",
+    ),
+]
+HealthPortOption = Annotated[
+    int, typer.Option("--health-port", min=0, max=65535, help="Of /healthz, /readyz and /metrics; 0: none.")
+]
+WebhookOption = Annotated[
+    str,
+    typer.Option(
+        "--webhook",
+        metavar="service|off|URL",
+        help="How the API server reaches the admission webhook: by a Service, not at all, or at https://HOST:PORT.",
+    ),
+]
+WebhookPortOption = Annotated[
+    int, typer.Option("--webhook-port", min=1, max=65535, help="Port that the webhook listens on.")
+]
+WebhookCertificatesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--webhook-certificates",
+        metavar="DIR",
+        help="Folder with tls.crt, tls.key and ca.crt, as a Secret of cert-manager is mounted; by default the "
+        "operator makes and renews its own.",
+    ),
+]
+WatchSilenceOption = Annotated[
+    float,
+    typer.Option("--watch-silence", min=1, help="Seconds after which a watch that says nothing begins anew."),
+]
+LogLevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+
 app = typer.Typer(name="operator", help="The Kubernetes operator.", no_args_is_help=True)
 
 
@@ -20,73 +86,18 @@ def operator() -> None:
 
 @app.command()
 def run(
-    identity: Annotated[
-        str | None,
-        typer.Option(
-            "--identity",
-            envvar="POD_NAME",
-            help="Name of this process among all operators; by default its host's and a number of its own.",
-        ),
-    ] = None,
-    namespace: Annotated[
-        str | None,
-        typer.Option("--namespace", envvar="POD_NAMESPACE", help="Where its Lease is; by default its credentials'."),
-    ] = None,
-    watch_namespace: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--watch-namespace",
-            metavar="NAMESPACE",
-            help="Run the MoEDeployments of this namespace alone, with the rights that it takes; may be repeated.",
-        ),
-    ] = None,
-    lease: Annotated[str, typer.Option("--lease", help="Name of the Lease that the leading operator holds.")] = (
-        "moe-operator"
-    ),
-    owner: Annotated[
-        str | None,
-        typer.Option(
-            "--owner",
-            metavar="CLUSTERROLE",
-            help="ClusterRole that owns the Lease, and the webhook's configuration and Secret: they go when it goes.",
-        ),
-    ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--image",
-            metavar="ENGINE=IMAGE",
-            help="Image of an engine (moe, sglang, vllm, tensorrt-llm) where a manifest names none; may be repeated.",
-        ),
-    ] = None,
-    health_port: Annotated[
-        int, typer.Option("--health-port", min=0, max=65535, help="Of /healthz, /readyz and /metrics; 0: none.")
-    ] = 8080,
-    webhook: Annotated[
-        str,
-        typer.Option(
-            "--webhook",
-            metavar="service|off|URL",
-            help="How the API server reaches the admission webhook: by a Service, not at all, or at https://HOST:PORT.",
-        ),
-    ] = "service",
-    webhook_port: Annotated[
-        int, typer.Option("--webhook-port", min=1, max=65535, help="Port that the webhook listens on.")
-    ] = 9443,
-    webhook_certificates: Annotated[
-        Path | None,
-        typer.Option(
-            "--webhook-certificates",
-            metavar="DIR",
-            help="Folder with tls.crt, tls.key and ca.crt, as a Secret of cert-manager is mounted; by default the "
-            "operator makes and renews its own.",
-        ),
-    ] = None,
-    watch_silence: Annotated[
-        float,
-        typer.Option("--watch-silence", min=1, help="Seconds after which a watch that says nothing begins anew."),
-    ] = 70.0,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    identity: IdentityOption = None,
+    namespace: NamespaceOption = None,
+    watch_namespace: WatchNamespaceOption = None,
+    lease: LeaseOption = "moe-operator",
+    owner: OwnerOption = None,
+    image: ImageOption = None,
+    health_port: HealthPortOption = 8080,
+    webhook: WebhookOption = "service",
+    webhook_port: WebhookPortOption = 9443,
+    webhook_certificates: WebhookCertificatesOption = None,
+    watch_silence: WatchSilenceOption = 70.0,
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Bring MoEDeployments to what they should be, until told to stop."""
     import asyncio
