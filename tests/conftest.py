@@ -10,8 +10,9 @@ from goldens import Golden
 from hypothesis import settings
 from moe_command import Moe
 
-# A loaded machine is no failure: speed is measured by `make bench`, never asserted.
-settings.register_profile("project", deadline=None)
+# A loaded machine is no failure: speed is measured by `make bench`, never asserted. What is found at random is printed
+# so that it can be found again.
+settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 
 

@@ -1,4 +1,4 @@
-"""Other engines behind the same resource: the commands they are given, and the layouts that they are not."""
+"""Other engines behind the same resource: the commands they are given, the pods they run in, and what they do not take."""
 
 import json
 from collections.abc import Iterable
@@ -9,37 +9,19 @@ import pytest
 import yaml
 from control_plane import ControlPlane
 from goldens import Golden
-from hypothesis import given
-from hypothesis import strategies as st
-from rendered import Object, deployment, plan_of, pods_of, runtime, violations_of
+from rendered import OTHERS, Object, in_engine, plan_of, pods_of, runtime, violations_of
 from simulated import Cluster, manifest
 
 from moe_operator import manifests
 from moe_operator.engines import engine
 from moe_operator.reconcile.model import Endpoint
-from moe_operator.reconcile.revisions import prove
 from moe_operator.samples import measure, parse_samples
-from moe_plan.catalogue.models import load_model
-from moe_plan.engines import engine_rules, engines
+from moe_plan.engines import engines
 from moe_plan.errors import ManifestError
-from moe_plan.layout import Coordinate, Layout
-from moe_plan.manifest import parse_deployment
-from moe_plan.subject import Subject, resolve
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 EXAMPLES = ("seed-s1", "seed-s2", "seed-s3", "seed-s4", "deepseek-v3", "mixtral-8x22b", "qwen3-235b")
-OTHERS = ("sglang", "tensorrt-llm", "vllm")
-
-
-def in_engine(name: str, **spec: Any) -> Object:
-    """Mixtral on two nodes of four GPUs, with a shard a rank, in an engine."""
-    fixed = {
-        "hardware": {"accelerator": "h100-sxm", "gpusPerNode": 4},
-        "parallelism": {"ep": 8},
-        "runtime": {"engine": name},
-    }
-    return deployment(**fixed | spec)
 
 
 def command(pod: Object) -> list[str]:
@@ -58,13 +40,6 @@ def variables(pod: Object) -> dict[str, Any]:
 
 def told_of(name: str, **spec: Any) -> list[str]:
     return violations_of(in_engine(name, **spec))
-
-
-def refusals(name: str, **parallelism: Any) -> list[str]:
-    """Codes of what the planner refuses of a layout in an engine."""
-    with pytest.raises(ManifestError) as caught:
-        plan_of(in_engine(name, parallelism=parallelism))
-    return [violation.code for violation in caught.value.violations]
 
 
 # Golden commands
@@ -121,108 +96,6 @@ def test_facts_about_an_engine_have_their_sources(name: str) -> None:
     assert described.command
     assert name == "moe" or all(source.startswith("https://") for source in described.sources)
     assert name == "moe" or described.version == engines()[name].version
-
-
-# Layouts
-
-
-def subject(name: str, per_node: int = 8) -> Subject:
-    obj = in_engine(name, hardware={"accelerator": "h100-sxm", "gpusPerNode": per_node})
-    return resolve(parse_deployment({**obj, "metadata": {"name": "m"}}), None)
-
-
-def sglang_coordinate(layout: Layout, rank: int) -> Coordinate:
-    """python/sglang/srt/runtime_context.py: tp_size ranks a stage; attention DP and expert ranks outside tp."""
-    stage = layout.ep * layout.tp
-    return Coordinate(pp=rank // stage, ep=rank % stage // layout.tp, tp=rank % stage % layout.tp)
-
-
-def vllm_coordinate(layout: Layout, rank: int) -> Coordinate:
-    """vllm/distributed/parallel_state.py: ranks are laid out as DP × PP × TP."""
-    shard = layout.pp * layout.tp
-    return Coordinate(ep=rank // shard, pp=rank % shard // layout.tp, tp=rank % layout.tp)
-
-
-def tensorrt_llm_coordinate(layout: Layout, rank: int) -> Coordinate:
-    """tensorrt_llm/mapping.py: pp outside tp_size; attention DP takes all of tp_size, whose other factor is 1."""
-    size = layout.ep * layout.tp
-    return Coordinate(pp=rank // size, ep=rank % size % layout.ep, tp=rank % size // layout.ep)
-
-
-COORDINATES = {"sglang": sglang_coordinate, "vllm": vllm_coordinate, "tensorrt-llm": tensorrt_llm_coordinate}
-DEGREE = st.sampled_from([1, 2, 3, 4, 8, 16])
-LAYOUTS = st.builds(Layout, DEGREE, DEGREE, DEGREE, st.permutations(["pp", "ep", "tp"]).map(tuple))
-
-
-@pytest.mark.parametrize("name", OTHERS)
-@given(layout=LAYOUTS)
-def test_an_accepted_layout_gives_each_rank_the_coordinate_that_the_engine_gives_it(name: str, layout: Layout) -> None:
-    if any(engine_rules(subject(name), layout, 0)):
-        return
-    theirs = COORDINATES[name]
-    assert [layout.coordinate(rank) for rank in range(layout.world)] == [theirs(layout, r) for r in range(layout.world)]
-
-
-@given(layout=LAYOUTS, per_node=st.sampled_from([2, 4, 8]))
-def test_sglang_starts_on_each_node_the_ranks_that_were_placed_there(layout: Layout, per_node: int) -> None:
-    filled = layout.world % per_node == 0 or layout.world < per_node
-    if not filled or any(engine_rules(subject("sglang", per_node), layout, 0)):
-        return
-    in_slot = min(per_node, layout.world)
-    nodes = layout.world // in_slot
-    started = [sglang_ranks(layout, nodes, node) for node in range(nodes)]
-    assert started == [list(range(node * in_slot, (node + 1) * in_slot)) for node in range(nodes)]
-
-
-def sglang_ranks(layout: Layout, nodes: int, node: int) -> list[int]:
-    """python/sglang/srt/entrypoints/engine.py, _calculate_rank_ranges."""
-    stage = layout.ep * layout.tp
-    stages_here, nodes_a_stage = max(layout.pp // nodes, 1), max(nodes // layout.pp, 1)
-    ranks_here = stage // nodes_a_stage
-    stages = range(stages_here * (node // nodes_a_stage), stages_here * (node // nodes_a_stage + 1))
-    first = ranks_here * (node % nodes_a_stage)
-    return [pp * stage + rank for pp in stages for rank in range(first, first + ranks_here)]
-
-
-@pytest.mark.parametrize("name", ["vllm", "tensorrt-llm"])
-def test_experts_dealt_and_split_at_once_are_refused_with_layouts_that_are_not(name: str) -> None:
-    obj = in_engine(name, parallelism={"ep": 4, "tp": 2}, hardware={"accelerator": "h100-sxm", "gpusPerNode": 8})
-    with pytest.raises(ManifestError) as caught:
-        plan_of(obj)
-    (violation,) = caught.value.violations
-    assert (violation.field, violation.code) == ("spec.runtime.engine", "EngineCannotSplitExperts")
-    assert "cannot hold ep 4 · tp 2" in violation.message
-    assert caught.value.nearest
-    assert all("ep 1," in layout or "tp 1," in layout for layout in caught.value.nearest)
-
-
-def test_a_rank_order_that_the_engine_does_not_have_is_refused() -> None:
-    assert refusals("sglang", ep=2, tp=2, pp=2, rankOrder=["ep", "pp", "tp"]) == ["EngineRankOrder"]
-    assert refusals("vllm", ep=4, tp=1, pp=2) == ["EngineRankOrder"]
-    assert plan_of(in_engine("vllm", parallelism={"ep": 4, "pp": 2, "rankOrder": ["ep", "pp", "tp"]})).slots == 2
-
-
-def test_a_stage_that_fills_one_node_and_a_half_is_refused() -> None:
-    layout = Layout(ep=6, tp=2, pp=2)
-    (violation,) = engine_rules(subject("sglang"), layout, 0)
-    assert violation.code == "EnginePartsNodes"
-    assert "the 12 ranks of one pp coordinate must fill whole nodes or lie in one of 8 GPUs" in violation.message
-
-
-def test_tensorrt_llm_is_refused_more_than_a_node_and_copies_of_experts() -> None:
-    assert refusals("tensorrt-llm", ep=8) == ["EngineNeedsOneNode"]
-    assert refusals("tensorrt-llm", ep=4, redundantExperts=8) == ["EngineWithoutRedundantExperts"]
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_auto_degrees_are_such_as_the_engine_can_express(name: str) -> None:
-    plan = plan_of(in_engine(name, parallelism={"ep": "auto", "tp": "auto", "pp": 1, "gpus": 4}))
-    assert name == "sglang" or 1 in (plan.degrees.ep, plan.degrees.tp)
-
-
-def test_the_bundled_runtime_takes_every_layout() -> None:
-    layout = Layout(3, 5, 7, ("tp", "pp", "ep"))
-    assert not any(engine_rules(subject("moe"), layout, 9))
 
 
 # Commands
@@ -469,51 +342,3 @@ def test_the_page_names_versions_images_and_refusals_as_they_are() -> None:
     for name in OTHERS:
         described = engine(name)
         assert f"{described.title} {described.version} | `{described.images['cuda']}`" in page
-
-
-# What the bundled runtime executes
-
-
-def test_a_model_that_the_bundled_runtime_cannot_execute_is_refused_before_pods() -> None:
-    with pytest.raises(ManifestError) as refused:
-        prove(in_engine("moe", model={"architecture": "gpt-oss-20b"}), None)
-    (violation,) = refused.value.violations
-    assert (violation.field, violation.code) == ("spec.runtime.engine", "EngineFamily")
-    assert str(violation).endswith("executes mixtral and qwen3_moe models, not gpt_oss; set it to sglang or vllm")
-
-
-def test_a_plan_of_such_a_model_warns_and_still_tells_its_figures() -> None:
-    plan = plan_of(in_engine("moe", model={"architecture": "gpt-oss-20b"}))
-    assert plan.warnings[0].startswith("runtime.engine: the bundled runtime executes mixtral and qwen3_moe models")
-    assert plan.prediction.tpot > 0
-
-
-def test_weights_in_a_format_that_the_bundled_runtime_does_not_load_are_warned_of() -> None:
-    model = {"architecture": "mixtral-8x7b", "dtype": "float8"}
-    (warning,) = plan_of(in_engine("moe", model=model)).warnings
-    assert warning.startswith("model.dtype: the bundled runtime loads float32, bfloat16, float16 weights, not float8")
-    assert plan_of(in_engine("vllm", model=model)).warnings == ()
-
-
-def test_another_engine_serves_a_model_of_an_unknown_family_with_a_warning() -> None:
-    config = dict(load_model("qwen3-30b-a3b").config)
-    config["moe_num_experts"] = config.pop("num_experts")
-    strange = {"config": config | {"model_type": "brand_new"}, "source": "hf://someone/brand-new"}
-    plan = plan_of(in_engine("vllm", model=strange))
-    assert plan.model.config["model_type"] == "brand_new"
-    assert (
-        plan.model.total_params
-        == plan_of(in_engine("vllm", model={"architecture": "qwen3-30b-a3b"})).model.total_params
-    )
-    (warning,) = plan.warnings
-    assert warning.startswith("model.config: the family 'brand_new' is not known; planned as if it were qwen3_moe")
-
-
-def test_a_model_of_an_unknown_family_without_its_usual_fields_is_refused_with_their_names() -> None:
-    config = {"model_type": "brand_new", "moe_num_experts": 8, "hidden_size": 64}
-    with pytest.raises(ManifestError) as refused:
-        plan_of(in_engine("vllm", model={"config": config}))
-    (violation,) = refused.value.violations
-    assert violation.code == "UnknownFamily"
-    assert "vocab_size (or padded_vocab_size)" in violation.message
-    assert "hidden_size (or" not in violation.message

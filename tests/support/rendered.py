@@ -10,6 +10,9 @@ from moe_plan.planner import make_plan
 
 Object = dict[str, Any]
 
+OTHERS = ("sglang", "tensorrt-llm", "vllm")
+"""Engines beside the bundled runtime."""
+
 
 def deployment(**spec: Any) -> Object:
     """Two slots of eight ranks."""
@@ -25,6 +28,16 @@ def deployment(**spec: Any) -> Object:
         "metadata": metadata,
         "spec": base | spec,
     }
+
+
+def in_engine(name: str, **spec: Any) -> Object:
+    """Mixtral on two nodes of four GPUs, with a shard a rank, in an engine."""
+    fixed = {
+        "hardware": {"accelerator": "h100-sxm", "gpusPerNode": 4},
+        "parallelism": {"ep": 8},
+        "runtime": {"engine": name},
+    }
+    return deployment(**fixed | spec)
 
 
 def plan_of(obj: Object) -> Plan:
