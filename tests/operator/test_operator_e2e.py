@@ -5,7 +5,8 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,36 @@ def ground(installed: ControlPlane, frontends: Frontends) -> Iterator[Ground]:
     ground = Ground(installed, frontends.port, nodes=6)
     yield ground
     installed.kubectl("delete", "moed", "--all", f"--namespace={ground.namespace}", "--wait=false")
+
+
+Story = Callable[[Operator, Ground], None]
+Told = Mapping[str, Future[None]]
+_STORIES: dict[str, Story] = {}
+
+
+def side_by_side(story: Story) -> Callable[[Told], None]:
+    """A test that waits more than it works: all such are run at once, each in a namespace, under one operator."""
+    _STORIES[story.__name__] = story
+
+    def test(told: Told) -> None:
+        told[story.__name__].result()
+
+    return test
+
+
+@pytest.fixture(scope="module")
+def told(installed: ControlPlane, frontends: Frontends, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """How the stories that are told side by side ended."""
+    frontends.status, frontends.metrics = 200, ""
+    grounds = {name: Ground(installed, frontends.port, nodes=4) for name in _STORIES}
+    with running(installed, tmp_path_factory.mktemp("stories")) as operator, ThreadPoolExecutor() as pool:
+        ends = {name: pool.submit(_STORIES[name], operator, ground) for name, ground in grounds.items()}
+        wait(ends.values())
+        assert operator.process.poll() is None, operator.log
+        assert "Traceback" not in operator.log
+    for ground in grounds.values():
+        installed.kubectl("delete", "moed", "--all", f"--namespace={ground.namespace}", "--wait=false")
+    return ends
 
 
 def operator_requests(plane: ControlPlane) -> list[dict[str, Any]]:
@@ -132,6 +163,7 @@ def test_a_new_operator_finds_all_as_wanted_and_writes_nothing(ground: Ground, t
         assert again == []
 
 
+@side_by_side
 def test_hand_edits_and_deletions_are_made_good(operator: Operator, ground: Ground) -> None:
     ground.apply(ground.deployment())
     ground.wait_ready(1)
@@ -146,10 +178,11 @@ def test_hand_edits_and_deletions_are_made_good(operator: Operator, ground: Grou
             [found["metadata"]["labels"]["moe-operator.dev/replica"] for found in ground.get("poddisruptionbudgets")]
             == ["0"]
         ),
-        f"the label is back: {operator.log}",
+        lambda: f"the label is back: {operator.log}",
     )
 
 
+@side_by_side
 def test_a_strangers_object_with_a_childs_name_is_left_alone_and_told(operator: Operator, ground: Ground) -> None:
     stranger = {
         "apiVersion": "v1",
@@ -159,7 +192,9 @@ def test_a_strangers_object_with_a_childs_name_is_left_alone_and_told(operator: 
     }
     ground.plane.apply(stranger)
     ground.apply(ground.deployment())
-    eventually(lambda: "m-0" in json.dumps(ground.status().get("conditions")), f"the status names it: {operator.log}")
+    eventually(
+        lambda: "m-0" in json.dumps(ground.status().get("conditions")), lambda: f"the status names it: {operator.log}"
+    )
     held = next(c for c in ground.get("configmaps") if c["metadata"]["name"] == "m-0")
     assert held["data"] == {"whose": "mine"}
     assert ground.pods() == {}
@@ -182,20 +217,23 @@ def test_a_paused_deployment_is_left_alone_until_it_is_not(operator: Operator, g
 def test_a_node_that_comes_later_is_used_at_once(operator: Operator, ground: Ground) -> None:
     late = Ground(ground.plane, ground.port, nodes=1)
     late.apply(late.deployment())
-    eventually(lambda: late.condition("Placed")[0] == "False", f"not placed: {operator.log}")
+    eventually(lambda: late.condition("Placed")[0] == "False", lambda: f"not placed: {operator.log}")
     assert late.pods() == {}
     late.nodes = 2
     late.__post_init__()
     late.wait_ready(1)
 
 
+@side_by_side
 def test_a_model_configuration_that_comes_later_is_read(operator: Operator, ground: Ground) -> None:
     config = json.loads((Path(__file__).parents[2] / "operator/moe_plan/catalogue/models/seed-s1.json").read_text())
     text = json.dumps(config.get("config", config))
     source = {"configMapKeyRef": {"name": "model", "key": "config.json"}}
     model = {"configFrom": source, "source": "random", "dtype": "bfloat16"}
     ground.apply(ground.deployment(model=model))
-    eventually(lambda: "model" in ground.condition("ParallelismValid")[2], f"the status asks for it: {operator.log}")
+    eventually(
+        lambda: "model" in ground.condition("ParallelismValid")[2], lambda: f"the status asks for it: {operator.log}"
+    )
     metadata = {"name": "model", "namespace": ground.namespace}
     ground.plane.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"config.json": text}})
     ground.wait_ready(1)
@@ -245,18 +283,20 @@ def test_of_two_operators_one_leads_and_the_other_takes_over(ground: Ground, tmp
                 third.kill()
 
 
-def test_measured_figures_reach_the_status(operator: Operator, ground: Ground, frontends: Frontends) -> None:
+@side_by_side
+def test_measured_figures_reach_the_status(operator: Operator, ground: Ground) -> None:
     def figures(requests: int) -> str:
         lines = [f"moe_generated_tokens_total {requests * 100}"]
         for metric in ("moe_ttft_seconds", "moe_tpot_seconds"):
             lines += [f'{metric}_bucket{{le="{bound}"}} {requests}' for bound in ("0.05", "0.1", "+Inf")]
         return "\n".join([*lines, ""])
 
-    frontends.metrics = figures(1)
-    ground.apply(ground.deployment())
-    ground.wait_ready(1)
-    frontends.metrics = figures(11)
-    eventually(lambda: ground.status().get("measured"), f"measured figures: {operator.log}")
+    with Frontends().serving() as frontends:
+        frontends.metrics, ground.port = figures(1), frontends.port
+        ground.apply(ground.deployment())
+        ground.wait_ready(1)
+        frontends.metrics = figures(11)
+        eventually(lambda: ground.status().get("measured"), lambda: f"measured figures: {operator.log}")
 
 
 def test_the_rules_allow_what_the_operator_does_and_nothing_else(
@@ -305,7 +345,9 @@ def test_the_operator_is_ready_once_it_watches_and_its_webhook_listens(installed
     folder = tmp_path / "certificates"
     arguments = (f"--health-port={health}", f"--webhook=https://127.0.0.1:{hook}", f"--webhook-port={hook}")
     with running(installed, tmp_path, *arguments, f"--webhook-certificates={folder}") as operator:
-        eventually(lambda: answer(health) == (503, "waits for: webhook\n"), f"it says what is missing: {operator.log}")
+        eventually(
+            lambda: answer(health) == (503, "waits for: webhook\n"), lambda: f"it says what is missing: {operator.log}"
+        )
         assert f"{folder}/ca.crt: No such file or directory; mount the certificate's Secret there" in operator.log
         folder.mkdir()
         bundle = issue(("127.0.0.1",), datetime.now(UTC))
