@@ -19,6 +19,7 @@ from typing import Any
 from moe_operator.api import Api, ApiError, RefusedError, UnavailableError
 from moe_operator.attached import Attached
 from moe_operator.cache import Cache, Change, Key, deployment_of, key_of, version_of
+from moe_operator.engines import Images
 from moe_operator.leader import LeadershipLostError
 from moe_operator.pod_events import PodEvents
 from moe_operator.probe import Prober
@@ -72,6 +73,7 @@ class Controller:
     served: frozenset[str]
     identity: str
     may_write: Callable[[], bool]
+    images: Images = ()
     prober: Prober | None = None
     counters: Counters = field(default_factory=Counters)
     queue: WorkQueue[Key] = field(default_factory=lambda: WorkQueue(random.random))
@@ -292,6 +294,7 @@ class Controller:
             endpoints=endpoints,
             warnings=warnings,
             served=self.served,
+            images=self.images,
             now=now,
         )
 

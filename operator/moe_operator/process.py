@@ -16,6 +16,7 @@ from moe_operator.access import Access
 from moe_operator.api import Api, ApiError
 from moe_operator.cache import Cache
 from moe_operator.controller import Controller
+from moe_operator.engines import Images
 from moe_operator.figures import figures
 from moe_operator.leader import Leader
 from moe_operator.ownership import owners
@@ -40,6 +41,8 @@ class Settings:
     """Unique among running operators."""
     lease_namespace: str
     lease_name: str
+    images: Images
+    """Of engines, where a manifest names none."""
     owner: str | None
     """ClusterRole with which the lease and what the webhook needs go."""
     namespaces: tuple[str, ...]
@@ -69,7 +72,7 @@ async def run(access: Access, settings: Settings) -> None:
         cache = Cache(watched(served), settings.namespaces)
         owning = await owners(api, settings.owner)
         leader = Leader(lease_api, settings.lease_namespace, settings.lease_name, settings.identity, owning)
-        controller = Controller(api, cache, decide, served, settings.identity, leader.leads)
+        controller = Controller(api, cache, decide, served, settings.identity, leader.leads, settings.images)
         controller.prober = Prober(ask, controller.enqueue_group)
         started = {"watches": asyncio.Event()}
         parts = [

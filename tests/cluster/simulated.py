@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from moe_operator.engines import Images
 from moe_operator.reconcile.decide import decide
 from moe_operator.reconcile.model import Decision, Endpoint, Event, View, Write
 
@@ -66,6 +67,7 @@ class Cluster:
         self.silent: set[int] = set()
         self.endpoints: dict[int, Endpoint] = {}
         self.served: frozenset[str] = frozenset()
+        self.images: Images = ()
         self.config: Mapping[str, Any] | None = None
         self.expert_loads: Mapping[str, Any] | None = None
         self.events: list[Event] = []
@@ -87,6 +89,7 @@ class Cluster:
             expert_loads=self.expert_loads,
             endpoints={index: self.endpoint(index) for index in self.indices()},
             served=self.served,
+            images=self.images,
         )
 
     def decide(self) -> Decision:

@@ -1,51 +1,37 @@
 import asyncio
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from moe_command import Moe
+from rendered import in_engine
+from simulated import Cluster, manifest
 
 from moe_operator.api import UnavailableError
-from moe_operator.engines.engine import engine, use_images
-from moe_operator.manifests import pods
 from moe_operator.ownership import owned, owners
-from moe_plan.manifest import parse_deployment
-from moe_plan.planner import make_plan
+from moe_operator.webhook.review import review
+
+OWN = (("moe", "registry.example.com/moe-runtime:2"),)
 
 
-@pytest.fixture
-def own_images() -> Iterator[None]:
-    use_images({"moe": "registry.example.com/moe-runtime:2"})
-    engine.cache_clear()
-    yield
-    use_images({})
+def image(**runtime: str) -> str:
+    """Of the first pod that an operator with an image of its own makes."""
+    cluster = Cluster(manifest(runtime=runtime))
+    cluster.images = OWN
+    cluster.settle()
+    return str(cluster.pods()[0]["spec"]["containers"][0]["image"])
 
 
-def deployment(**runtime: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "moe-operator.dev/v1alpha1",
-        "kind": "MoEDeployment",
-        "metadata": {"name": "m", "namespace": "team", "uid": "1"},
-        "spec": {
-            "model": {"architecture": "seed-s1", "source": "random"},
-            "hardware": {"accelerator": "seed-64gb"},
-            "parallelism": {"ep": 64, "tp": 2},
-            "runtime": runtime,
-        },
-    }
-
-
-def image(of: dict[str, Any]) -> str:
-    plan = make_plan(parse_deployment({**of, "metadata": {"name": "m"}}))
-    nodes = [f"n{slot}" for slot in range(plan.slots)]
-    return str(pods(of, plan, 0, 1, nodes)[0]["spec"]["containers"][0]["image"])
-
-
-@pytest.mark.usefixtures("own_images")
 def test_the_operators_image_is_taken_where_the_manifest_names_none() -> None:
-    assert image(deployment()) == "registry.example.com/moe-runtime:2"
-    assert image(deployment(image="mine:1")) == "mine:1"
+    assert image() == "registry.example.com/moe-runtime:2"
+    assert image(image="mine:1") == "mine:1"
+
+
+def test_an_engine_that_has_no_image_for_a_device_is_taken_where_the_operator_has_one() -> None:
+    on_rocm = in_engine("vllm", hardware={"accelerator": "mi300x", "gpusPerNode": 4, "resourceName": "amd.com/gpu"})
+    question = {"request": {"uid": "1", "operation": "CREATE", "object": on_rocm}}
+    assert review(question)["response"]["status"]["message"].startswith("spec.runtime.image: no image of vLLM for rocm")
+    assert review(question, (("vllm", "mine:1"),))["response"]["allowed"]
 
 
 @pytest.mark.parametrize(

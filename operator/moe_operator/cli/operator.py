@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from moe_operator.engines import Images
     from moe_operator.webhook import Settings as WebhookSettings
 
 IdentityOption = Annotated[
@@ -103,14 +104,10 @@ def run(
     import asyncio
 
     from moe_operator.access import AccessError, find_access
-    from moe_operator.engines.engine import use_images
     from moe_operator.process import OutdatedError, Settings, run
 
     _log(log_level)
-    try:
-        use_images(_images(image or ()))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--image") from error
+    images = _images(image or ())
     try:
         access = find_access()
         home = namespace or access.namespace
@@ -119,6 +116,7 @@ def run(
             identity=identity or _own_name(),
             lease_namespace=home,
             lease_name=lease,
+            images=images,
             owner=owner,
             namespaces=namespaces,
             health_port=health_port or None,
@@ -128,6 +126,7 @@ def run(
                 name=lease,
                 namespaces=namespaces,
                 namespace=home,
+                images=images,
                 port=webhook_port,
                 certificates=webhook_certificates,
             ),
@@ -150,14 +149,19 @@ def _webhook(how: str, **settings: Any) -> "WebhookSettings | None":
     raise typer.BadParameter("must be service, off or an https:// URL", param_hint="--webhook")
 
 
-def _images(given: Iterable[str]) -> dict[str, str]:
+def _images(given: Iterable[str]) -> "Images":
+    from moe_operator.engines import own_images
+
     named = {}
     for text in given:
         engine, _, image = text.partition("=")
         if not engine or not image:
             raise typer.BadParameter(f"{text!r} is not ENGINE=IMAGE", param_hint="--image")
         named[engine] = image
-    return named
+    try:
+        return own_images(named)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--image") from error
 
 
 def _own_name() -> str:

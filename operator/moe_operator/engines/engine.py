@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,6 +25,8 @@ Fact = Literal[
 ]
 """What may be so of a pod; `command.facts` says when it is."""
 Device = Literal["cuda", "rocm", "cpu"]
+Images = tuple[tuple[str, str], ...]
+"""Engine and image, for each engine whose image is not that of its data file."""
 
 
 class Part(BaseModel):
@@ -117,27 +119,23 @@ class Engine(Part):
 
 
 _FOLDER = Path(__file__).parent
-_images: dict[str, str] = {}
 
 
-def use_images(images: Mapping[str, str]) -> None:
-    """Have this process take other images than the data files name, by engine; before any engine is asked for.
-
-    Raises ValueError for a name that is no engine's.
-    """
+def own_images(given: Mapping[str, str]) -> Images:
+    """Images by engine as an operator is given them. Raises ValueError for a name that is no engine's."""
     known = sorted(file.stem for file in _FOLDER.glob("*.toml"))
-    unknown = sorted(images.keys() - known)
+    unknown = sorted(given.keys() - known)
     if unknown:
         raise ValueError(f"{unknown[0]} is no engine; there are {', '.join(known)}")
-    _images.clear()
-    _images.update(images)
-    engine.cache_clear()
+    return tuple(sorted(given.items()))
 
 
 @cache
 def engine(name: str) -> Engine:
     """The engine that a manifest calls by this name."""
-    data: dict[str, Any] = tomllib.loads((_FOLDER / f"{name}.toml").read_text())
-    if name in _images:
-        data["images"] = dict.fromkeys(get_args(Device), _images[name])
-    return Engine.model_validate(data)
+    return Engine.model_validate(tomllib.loads((_FOLDER / f"{name}.toml").read_text()))
+
+
+def default_image(name: str, device: Device, own: Images) -> str | None:
+    """Image of an engine where the manifest names none: the operator's own, or that of its data file."""
+    return dict(own).get(name) or engine(name).images.get(device)

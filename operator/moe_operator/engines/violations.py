@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from moe_operator.engines.engine import Engine, engine
+from moe_operator.engines.engine import Engine, Images, default_image, engine
 from moe_plan.bundled import ENGINE as BUNDLED
 from moe_plan.bundled import unexecuted_family
 from moe_plan.errors import Violation
@@ -12,10 +12,10 @@ from moe_plan.spec import Spec
 _COMPUTED = ("auto", "float32", "bfloat16", "float16")
 
 
-def violations(plan: Plan, spec: Spec) -> Iterator[Violation]:
+def violations(plan: Plan, spec: Spec, images: Images = ()) -> Iterator[Violation]:
     """Image, format, weights, key and arguments that the engine of the plan does not take."""
     described = engine(plan.engine)
-    yield from _image(described, plan, spec)
+    yield from _image(described, plan, spec, images)
     yield from _arguments(described, spec)
     if plan.engine == BUNDLED:
         yield from _family(plan)
@@ -30,8 +30,8 @@ def violations(plan: Plan, spec: Spec) -> Iterator[Violation]:
         )
 
 
-def _image(described: Engine, plan: Plan, spec: Spec) -> Iterator[Violation]:
-    if spec.runtime.image is None and plan.hardware.device not in described.images:
+def _image(described: Engine, plan: Plan, spec: Spec, images: Images) -> Iterator[Violation]:
+    if spec.runtime.image is None and default_image(plan.engine, plan.hardware.device, images) is None:
         message = f"no image of {described.title} for {plan.hardware.device} is known"
         yield Violation("spec.runtime.image", "EngineImageNeeded", message, "name one")
 

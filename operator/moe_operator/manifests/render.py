@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moe_operator import engines
-from moe_operator.engines import Engine, Place, engine
+from moe_operator.engines import Images, Place, default_image, engine
 from moe_operator.engines.command import shards_per_slot
 from moe_operator.manifests.gang import Gang, chosen_gang, group_name, pod_extras
 from moe_operator.manifests.merge import merge
@@ -92,15 +92,16 @@ def pods(
     nodes: Sequence[str],
     served: Collection[str] = frozenset(),
     joins: int | None = None,
+    images: Images = (),
 ) -> tuple[Child, ...]:
     """The pods of a replica's attempt, by slot, each bound to its node.
 
     `joins` is the attempt of the group whose frontend takes them in, where that is an earlier one: a slot that is
-    replaced alone. Raises MergeError for a podTemplate that `violations` has not accepted.
+    replaced alone. `images` are the operator's own, where a manifest names none. Raises MergeError for a podTemplate that `violations` has not accepted.
     """
     assert len(nodes) == plan.slots, "a replica has a node for each slot"
     spec = _spec(_canonical(deployment["spec"]))
-    shared = _shared(deployment, plan, spec, index, attempt, chosen_gang(spec.scheduling, served))
+    shared = _shared(deployment, plan, spec, index, attempt, chosen_gang(spec.scheduling, served), images)
     shared["joins"] = attempt if joins is None else joins
     moulds = [merge(mould, spec.runtime.pod_template) for mould in _moulds(shared, plan, spec)]
     return tuple(cast(moulds[min(slot, 1)], _slot(shared, plan, slot, node)) for slot, node in enumerate(nodes))
@@ -173,7 +174,7 @@ def plan_name(deployment: Mapping[str, Any], plan: Plan) -> str:
 
 
 def _shared(
-    deployment: Mapping[str, Any], plan: Plan, spec: Spec, index: int, attempt: int, gang: Gang
+    deployment: Mapping[str, Any], plan: Plan, spec: Spec, index: int, attempt: int, gang: Gang, images: Images = ()
 ) -> dict[str, Any]:
     """What the pods of an attempt have in common."""
     owner, runtime, scheduling = _owner(deployment), spec.runtime, spec.scheduling
@@ -201,8 +202,8 @@ def _shared(
         "gang": pod_extras(gang, scheduling, plan, group),
         "scheduling": scheduling,
         "tolerations": [t.model_dump(mode="json", by_alias=True, exclude_none=True) for t in scheduling.tolerations],
-        "image": runtime.image or _image(engine(plan.engine), plan),
-        "fetcher": runtime.image if runtime.image and plan.engine == BUNDLED else _image(engine(BUNDLED), plan),
+        "image": runtime.image or _image(plan.engine, plan, images),
+        "fetcher": runtime.image if runtime.image and plan.engine == BUNDLED else _image(BUNDLED, plan, images),
         "api_key": spec.serving.api_key_secret_ref,
         "requests": {**_amounts(runtime.resources.requests), **gpus},
         "limits": {**_amounts(runtime.resources.limits), **gpus},
@@ -215,9 +216,9 @@ def _shared(
     }
 
 
-def _image(described: Engine, plan: Plan) -> str:
+def _image(name: str, plan: Plan, images: Images) -> str:
     """The engine's default; empty where it has none, which `violations` refuses."""
-    return described.images.get(plan.hardware.device, "")
+    return default_image(name, plan.hardware.device, images) or ""
 
 
 def _owner(deployment: Mapping[str, Any]) -> dict[str, str]:

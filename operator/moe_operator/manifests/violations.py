@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_operator import engines
+from moe_operator.engines import Images
 from moe_operator.manifests.merge import MergeError, merge
 from moe_operator.manifests.render import CONTAINER, Child, rendered_slots
 from moe_operator.manifests.weights import weights
@@ -18,11 +19,14 @@ TEMPLATE = "spec.runtime.podTemplate"
 _OWNED: list[Mapping[str, Any]] = tomllib.loads(Path(__file__).with_name("owned.toml").read_text())["field"]
 
 
-def violations(deployment: Mapping[str, Any], plan: Plan) -> tuple[Violation, ...]:
-    """Everything of the manifest's engine, source, resources and podTemplate that no pod can be made from."""
+def violations(deployment: Mapping[str, Any], plan: Plan, images: Images = ()) -> tuple[Violation, ...]:
+    """Everything of the manifest's engine, source, resources and podTemplate that no pod can be made from.
+
+    `images` are the operator's own, where a manifest names none.
+    """
     spec = Spec.model_validate_json(json.dumps(deployment["spec"]))
     gpu = plan.hardware.resource_name
-    found = [*engines.violations(plan, spec), *_source(plan, spec), *_resources(spec.runtime.resources, gpu)]
+    found = [*engines.violations(plan, spec, images), *_source(plan, spec), *_resources(spec.runtime.resources, gpu)]
     if not found and spec.runtime.pod_template:
         found += _template(deployment, plan, spec.runtime.pod_template)
     return tuple(found)

@@ -84,7 +84,7 @@ def pods(
 ) -> tuple[Object, ...]:
     """All pods of one attempt, which join the group of the record's."""
     given, nodes = revision.deployment(deployment), list(record.nodes)
-    made = render.pods(given, revision.plan, index, attempt, nodes, served=served, joins=record.attempt)
+    made = render.pods(given, revision.plan, index, attempt, nodes, served, record.attempt, revision.images)
     return tuple(_stamped(pod) for pod in made)
 
 

@@ -70,12 +70,12 @@ def _proof(view: View, observed: Observed) -> tuple[ManifestError | None, Revisi
     if missing:
         return ManifestError(missing), None
     try:
-        proved = prove(view.deployment, view.config, view.expert_loads)
+        proved = prove(view.deployment, view.config, view.expert_loads, view.images)
     except ManifestError as error:
         return error, None
     if proved.spec.parallelism.expert_loads_from is None:
         return None, proved
-    held = known_revisions(view.deployment, observed.mine, None).values()
+    held = known_revisions(view.deployment, observed.mine, None, view.images).values()
     return None, keeping_map(proved, held, _told_hash(view.deployment))
 
 
@@ -103,7 +103,7 @@ def _no_key(source: Mapping[str, object]) -> str:
 
 def _scene(view: View, observed: Observed, current: Revision | None) -> Scene:
     mine = observed.mine
-    revisions = known_revisions(view.deployment, mine, current)
+    revisions = known_revisions(view.deployment, mine, current, view.images)
     replicas = observe(view, mine, revisions)
     return Scene(view, observed, revisions, replicas, Ground(view, replicas), current.spec if current else None)
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from moe_operator.engines import Images
+
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON."""
 
@@ -71,6 +73,8 @@ class View:
     """Warning events of pods that are stuck before their containers, by uid: "REASON: note", the newest first."""
     served: frozenset[str] = frozenset()
     """API groups that the cluster serves beyond the core, such as scheduling.volcano.sh and kueue.x-k8s.io."""
+    images: Images = ()
+    """The operator's own images of engines, where a manifest names none."""
     refused: str | None = None
     """What the API server said when it has just refused a write for good (invalid, forbidden, over a quota). Such a
     decision makes no pods: it gives back what half a replica holds, and says so in the status."""

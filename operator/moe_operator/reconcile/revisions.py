@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moe_operator.engines import Images
 from moe_operator.manifests import violations
 from moe_operator.manifests.merge import merge
 from moe_operator.manifests.render import plan_name, rendered_slots
@@ -38,6 +39,8 @@ class Revision:
     spec: Spec
     written: Mapping[str, Any]
     """The spec as it was written."""
+    images: Images
+    """The operator's own, where the spec names none."""
 
     @property
     def hash(self) -> str:
@@ -49,21 +52,27 @@ class Revision:
         return {**today, "spec": self.written}
 
 
-def prove(deployment: Object, config: Mapping[str, Any] | None, loads: Mapping[str, Any] | None = None) -> Revision:
+def prove(
+    deployment: Object,
+    config: Mapping[str, Any] | None,
+    loads: Mapping[str, Any] | None = None,
+    images: Images = (),
+) -> Revision:
     """The revision of the spec as it is now, with what it names in ConfigMaps; the proof is remembered.
 
     Raises ManifestError when there is no plan, or when no pods can be made from it.
     """
     metadata = {key: deployment["metadata"][key] for key in ("name", "namespace") if key in deployment["metadata"]}
     document = {key: value for key, value in deployment.items() if key != "status"} | {"metadata": metadata}
-    proved = _prove(_json(document), *(None if held is None else _json(held) for held in (config, loads)))
+    named = (None if held is None else _json(held) for held in (config, loads))
+    proved = _prove(_json(document), *named, images)
     if isinstance(proved, ManifestError):
         raise ManifestError(proved.violations, proved.nearest)
     return proved
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _prove(document: str, config: str | None, loads: str | None) -> Revision | ManifestError:
+def _prove(document: str, config: str | None, loads: str | None, images: Images) -> Revision | ManifestError:
     data = json.loads(document)
     try:
         deployment = parse_deployment(data)
@@ -71,8 +80,9 @@ def _prove(document: str, config: str | None, loads: str | None) -> Revision | M
         plan = make_plan(deployment, None if config is None else json.loads(config), loads=measured)
     except ManifestError as error:
         return ManifestError(error.violations, error.nearest)  # without the traceback, which would hold all its frames
-    revision = Revision(plan, deployment.spec, data["spec"])
-    found = violations({**data, "metadata": {**data["metadata"], "uid": ""}}, plan) or _unreadable_requests(revision)
+    revision = Revision(plan, deployment.spec, data["spec"], images)
+    named = {**data, "metadata": {**data["metadata"], "uid": ""}}
+    found = violations(named, plan, images) or _unreadable_requests(revision)
     return ManifestError(found) if found else revision
 
 
@@ -101,7 +111,9 @@ def ordered(requests: Mapping[str, int]) -> Requests:
     return tuple(sorted(requests.items()))
 
 
-def known_revisions(deployment: Object, children: Iterable[Object], current: Revision | None) -> dict[str, Revision]:
+def known_revisions(
+    deployment: Object, children: Iterable[Object], current: Revision | None, images: Images
+) -> dict[str, Revision]:
     """Today's revision and those of the plan ConfigMaps, by hash. One that cannot be read any more is left out."""
     found = {} if current is None else {current.hash: current}
     todays = None if current is None else plan_name(deployment, current.plan)
@@ -109,7 +121,7 @@ def known_revisions(deployment: Object, children: Iterable[Object], current: Rev
         data = child.get("data") or {}
         if child.get("kind") == "ConfigMap" and PLAN_KEY in data and child["metadata"]["name"] != todays:
             written = data.get(SPEC_KEY) or _json(deployment.get("spec"))
-            revision = _read(deployment["metadata"]["name"], data[PLAN_KEY], written)
+            revision = _read(deployment["metadata"]["name"], data[PLAN_KEY], written, images)
             if revision is not None:
                 found.setdefault(revision.hash, revision)
     return found
@@ -143,15 +155,16 @@ def _with_map(current: Revision, kept: Revision) -> Revision:
     )
     kept_parts = {"hash": kept.hash, "experts": kept.plan.experts, "expert_loads": kept.plan.expert_loads}
     plan = current.plan.model_copy(update={**kept_parts, "warnings": (*current.plan.warnings, warning)})
-    return Revision(plan, current.spec, current.written)
+    return Revision(plan, current.spec, current.written, current.images)
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _read(name: str, plan: str, written: str) -> Revision | None:
+def _read(name: str, plan: str, written: str, images: Images) -> Revision | None:
     try:
         spec = json.loads(written)
         manifest = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}}
-        return Revision(Plan.model_validate_json(plan), parse_deployment({**manifest, "spec": spec}).spec, spec)
+        deployment = parse_deployment({**manifest, "spec": spec})
+        return Revision(Plan.model_validate_json(plan), deployment.spec, spec, images)
     except (ValidationError, ManifestError, ValueError):
         return None
 

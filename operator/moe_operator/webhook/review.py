@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from moe_operator.crd.definition import GROUP
+from moe_operator.engines import Images
 from moe_operator.reconcile.revisions import prove
 from moe_operator.verdict import verdict
 from moe_plan.errors import ManifestError, Violation
@@ -33,14 +34,17 @@ class ReviewError(ValueError):
     """The question is none: what posted it is not an API server."""
 
 
-def review(question: Any) -> Answer:
-    """Judge the object of an AdmissionReview. Raises ReviewError where there is no object to judge."""
+def review(question: Any, images: Images = ()) -> Answer:
+    """Judge the object of an AdmissionReview, with the operator's own images of engines.
+
+    Raises ReviewError where there is no object to judge.
+    """
     request = _request(question)
     new = _object(request, "object")
-    error, warnings = _judge(new)
+    error, warnings = _judge(new, images)
     if error is None:
         return _answer(request, warnings=warnings)
-    if request.get("operation") == "UPDATE" and not _added(error, request.get("oldObject")):
+    if request.get("operation") == "UPDATE" and not _added(error, request.get("oldObject"), images):
         as_before = (f"not valid, as before this change: {violation}" for violation in error.violations)
         return _answer(request, warnings=as_before)
     return _answer(request, status=_refusal(error, new))
@@ -65,11 +69,11 @@ def _object(request: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found
 
 
-def _judge(manifest: Mapping[str, Any]) -> tuple[ManifestError | None, tuple[str, ...]]:
+def _judge(manifest: Mapping[str, Any], images: Images) -> tuple[ManifestError | None, tuple[str, ...]]:
     """What is wrong with a manifest, or what its plan warns of."""
     later = tuple(_loads_later(manifest))
     try:
-        return None, (*prove(_without_loads(manifest), None).plan.warnings, *later)
+        return None, (*prove(_without_loads(manifest), None, images=images).plan.warnings, *later)
     except ManifestError as error:
         known = tuple(violation for violation in error.violations if violation.code != ELSEWHERE)
         if known:
@@ -109,11 +113,11 @@ def _loads_named(manifest: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _added(error: ManifestError, old: Any) -> set[Violation]:
+def _added(error: ManifestError, old: Any, images: Images) -> set[Violation]:
     """Violations that were not there before."""
     if not isinstance(old, Mapping) or not isinstance(old.get("metadata"), Mapping):
         return set(error.violations)
-    before, _ = _judge(old)
+    before, _ = _judge(old, images)
     return set(error.violations) - set(before.violations if before else ())
 
 

@@ -5,12 +5,14 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NoReturn
 
 from moe_operator.api import Api
 from moe_operator.reconcile.compare import within
 from moe_operator.webhook.certificates import Bundle
 from moe_operator.webhook.configuration import configuration
+from moe_operator.webhook.review import review
 from moe_operator.webhook.server import Desk, load, serving
 from moe_operator.webhook.settings import Settings
 from moe_operator.webhook.store import current
@@ -43,7 +45,7 @@ async def run(
     context, turns = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), _Turns()
     while not await turns.succeeds(_obtain(settings, api, context, now)):  # noqa: ASYNC110  # nothing tells when to try again
         await asyncio.sleep(RETRY_S)
-    async with serving(settings, context, Desk()):
+    async with serving(settings, context, Desk(partial(review, images=settings.images))):
         listening.set()
         while True:
             done = await turns.succeeds(_renew(settings, api, context, now))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from moe_operator.engines import Images
 from moe_operator.ownership import Owners
 from moe_operator.reconcile.objects import MANAGER
 
@@ -31,6 +32,8 @@ class Settings:
     """https://HOST:PORT at which the API server reaches this process, where no Service leads to it."""
     certificates: Path | None = None
     """Folder with tls.crt, tls.key and ca.crt, as cert-manager's Secret mounts; made and rotated here when None."""
+    images: Images = ()
+    """Of engines, where a manifest names none."""
     owners: Owners = ()
     """With which the configuration and the Secret go."""
 
