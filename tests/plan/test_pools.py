@@ -32,6 +32,7 @@ from moe_plan.errors import ManifestError
 from moe_plan.hardware import LinkTier
 from moe_plan.kv import ELEMENT_BYTES
 from moe_plan.layout import DIMENSIONS, Layout
+from moe_plan.loads import LOADS_VERSION, read_loads
 from moe_plan.memory import kv_cache
 from moe_plan.pools.compare import compare_pools
 from moe_plan.pools.given import GivenPool
@@ -400,6 +401,17 @@ class TestSearch:
         assert not given.meets
         assert given.ttft > 0.15
         assert given.gpus == 3
+
+    def test_loads_that_were_measured_as_even_make_both_pools_faster(self, deployment: MoEDeployment) -> None:
+        even = {str(layer): [1000] * 128 for layer in range(48)}
+        trace = {"version": LOADS_VERSION, "model": "qwen3-30b-a3b", "since": "2026-11-21T10:00:00Z", "tokens": 16000}
+        loads = read_loads(trace | {"layers": even}, "loads.json")
+        pools = (GivenPool("prefill", 8), GivenPool("decode", 8))
+        skewed, told = (compare_pools(deployment, gpus=16, given=pools, loads=of).given for of in (None, loads))
+        assert skewed is not None
+        assert told is not None
+        assert told.prefill.step_s < skewed.prefill.step_s
+        assert told.tokens_per_s > skewed.tokens_per_s
 
     def test_kept_fields_stay_as_written(self) -> None:
         deployment = catalogue(concurrency=64).model_copy(deep=True)

@@ -54,8 +54,9 @@ def compare_pools(
     """Search prefill and decode pools for a manifest, with every layout in either, on at most so many GPUs together.
 
     Without `gpus` they are as many as the manifest asks for. `given` are a prefill and a decode pool to predict besides,
-    `loads` measured expert loads. Raises ManifestError where no layout holds the model, where neither pools nor a single pool meet the targets, where
-    the hardware has no link between nodes, where nothing is decoded, and for given pools that cannot work.
+    `loads` measured expert loads. Raises ManifestError where no layout holds the model, where neither pools nor a
+    single pool meet the targets, where the hardware has no link between nodes, where nothing is decoded, and for given
+    pools that cannot work.
     """
     subject = resolve(deployment, config, loads)
     refuse_kept(subject, keep)
