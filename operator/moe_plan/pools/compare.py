@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from moe_plan.cost.pools import Demand, admission_s, network
+from moe_plan.cost.pools import Demand, network
 from moe_plan.errors import ManifestError, Violation
 from moe_plan.hardware import LinkTier
 from moe_plan.pools.given import GivenPool, given_rows, in_number
 from moe_plan.pools.match import Value, best_pair, density, multiplied, total, unbeaten
+from moe_plan.pools.question import Question, ask, demand_of
 from moe_plan.pools.result import Comparison, PoolPair, PoolsResult
 from moe_plan.pools.single import Singles
 from moe_plan.pools.tell import pool_pair
-from moe_plan.pools.why import Question, why, why_no_pair, why_no_single
-from moe_plan.pools.workers import Workers, decode_workers, holding_prompts, pool_rows, prefill_workers
+from moe_plan.pools.why import why, why_no_pair, why_no_single
+from moe_plan.pools.workers import Workers, decode_workers, prefill_workers
 from moe_plan.search.compare import gpus_of, refuse_kept, target_of
 from moe_plan.search.result import Found
-from moe_plan.search.space import Field, space
-from moe_plan.search.sweep import make_setting_of
+from moe_plan.search.space import Field
 from moe_plan.spec import MAX_GPUS, MoEDeployment
 from moe_plan.subject import Subject, resolve
 
@@ -63,11 +63,11 @@ def compare_pools(
     link = _link(subject)
     most = gpus or gpus_of(subject)
     asked = None if given is None else _given(subject, link, given)
-    question = _ask(subject, link, most, keep)
+    question = ask(subject, link, most, keep)
     pools, singles = _unbeaten(question), Singles.of(question.decode_rows, question.decode)
     workload = subject.spec.workload
-    loaded = _compared(pools, _demand(subject, workload.concurrency), total, singles.best(), singles)
-    dense = _compared(pools, _demand(subject, inf), density, singles.densest(), singles)
+    loaded = _compared(pools, demand_of(subject, workload.concurrency), total, singles.best(), singles)
+    dense = _compared(pools, demand_of(subject, inf), density, singles.densest(), singles)
     if dense.pools is None and dense.single is None:
         raise ManifestError((_out_of_reach(question, singles),))
     return PoolsResult(
@@ -85,16 +85,6 @@ def compare_pools(
     )
 
 
-def _ask(subject: Subject, link: LinkTier, most: int, keep: Sequence[Field]) -> Question:
-    """Every layout that fits in either pool, with every batch."""
-    whole = space(subject, most, keep)
-    to_prefill, to_decode = pool_rows(holding_prompts(subject), whole), pool_rows(subject, whole)
-    if not len(to_decode.rows[0]):
-        raise ManifestError((_none_fits(subject, most),))
-    prefill, decode = prefill_workers(to_prefill, link), decode_workers(to_decode, link)
-    return Question(subject, most, link, to_prefill, to_decode, prefill, decode)
-
-
 def _unbeaten(question: Question) -> _Pools:
     tpot = question.subject.spec.workload.tpot
     steady = question.decode.take(question.decode.step_s <= (inf if tpot is None else tpot))
@@ -102,13 +92,6 @@ def _unbeaten(question: Question) -> _Pools:
         unbeaten(multiplied(unbeaten(workers), question.max_gpus)) for workers in (question.prefill, steady)
     )
     return _Pools(question, prefill, decode)
-
-
-def _demand(subject: Subject, concurrency: float) -> Demand:
-    """The targets, with up to so many requests at once."""
-    workload, setting = subject.spec.workload, make_setting_of(subject)
-    ttft = inf if workload.ttft is None else workload.ttft
-    return Demand(workload.output_tokens, admission_s(setting), ttft, concurrency, setting.constants)
 
 
 def _compared(pools: _Pools, demand: Demand, value: Value, single: Found | None, singles: Singles) -> Comparison:
@@ -138,7 +121,7 @@ def _given(subject: Subject, link: LinkTier, given: tuple[GivenPool, GivenPool])
         pool = given[0] if not len(prefill) else given[1]
         message = "a shard's KV cache has no room for a request and the next"
         raise ManifestError((Violation(pool.name, "NoRoomForRequests", message, "choose more GPUs a worker"),))
-    demand = _demand(subject, subject.spec.workload.concurrency)
+    demand = demand_of(subject, subject.spec.workload.concurrency)
     tpot = inf if subject.spec.workload.tpot is None else subject.spec.workload.tpot
     steady = _Pools(pools.question, pools.prefill, pools.decode.take(pools.decode.step_s <= tpot))
     found = steady.best(demand, total, 2 * MAX_GPUS) or pools.best(demand.without_target(), total, 2 * MAX_GPUS)
@@ -170,18 +153,8 @@ def _link(subject: Subject) -> LinkTier:
     return link
 
 
-def _none_fits(subject: Subject, most: int) -> Violation:
-    hardware = subject.hardware
-    message = (
-        f"no layout of up to {most:,} {hardware.name} GPUs, {hardware.gpus_per_node} a node, both splits "
-        f"{subject.shape.name} evenly and holds it"
-    )
-    remedy = "give more GPUs with --gpus, or choose GPUs with more memory or a narrower dtype"
-    return Violation("spec.parallelism", "NoLayoutFits", message, remedy)
-
-
 def _out_of_reach(question: Question, singles: Singles) -> Violation:
-    demand = _demand(question.subject, inf)
+    demand = demand_of(question.subject, inf)
     message = (
         f"neither pools nor a single pool of up to {question.max_gpus:,} GPUs meet the targets: "
         f"{why_no_pair(question, demand)}; {why_no_single(question, singles)}"

@@ -4,8 +4,8 @@ from dataclasses import replace
 from math import inf
 
 from moe_plan.cost.pools import Decode, Demand, FirstToken, Prefill, first_token
+from moe_plan.pools.question import Question
 from moe_plan.pools.result import FirstTokenParts, Pool, PoolPair
-from moe_plan.pools.why import Question
 from moe_plan.pools.workers import PoolRows, Worker
 
 _ALIKE = 1 + 1e-9

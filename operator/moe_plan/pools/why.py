@@ -1,32 +1,16 @@
 """Why pools are better or worse than a single pool, and why there are none: a sentence each."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from moe_plan.cost.pools import Demand
-from moe_plan.hardware import LinkTier
+from moe_plan.pools.question import Question
 from moe_plan.pools.result import PoolPair
 from moe_plan.pools.single import Singles
-from moe_plan.pools.workers import PoolRows, Workers
+from moe_plan.pools.workers import Workers
 from moe_plan.search.arrays import Floats
 from moe_plan.search.compare import describe
 from moe_plan.search.result import Found
-from moe_plan.subject import Subject
 from moe_plan.units import format_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of two pools, and the candidates for the workers of either, whatever their times."""
-
-    subject: Subject
-    max_gpus: int
-    link: LinkTier
-    prefill_rows: PoolRows
-    decode_rows: PoolRows
-    prefill: Workers
-    decode: Workers
 
 
 def why(pools: PoolPair, single: Found, output_tokens: int) -> str:
