@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,18 @@ def test_a_model_in_a_config_map_is_planned_with_its_config(moe: Moe, tmp_path: 
     config.write_text(json.dumps(json.loads(inline.stdout)["model"]["config"]))
     done = moe("plan", "-f", "-", "--config", config, stdin=json.dumps(manifest))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_plan_starts_without_what_only_other_commands_need() -> None:
+    others = ("aiohttp", "http.client", "jinja2", "kopf", "numpy", "ssl", "torch")
+    program = f"""
+import contextlib, sys
+from moe_operator.cli import main
+sys.argv = ["moe", "plan", "-f", "-"]
+with contextlib.suppress(SystemExit): main()
+print([name for name in {others} if name in sys.modules])
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=with_ep(8), capture_output=True, text=True, check=True, timeout=60)
+    assert "the plan holds" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
