@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_plans import tiny_plan
+from tiny_plans import TINY_CONFIG, tiny_plan
 
 from moe_plan.plan import Plan
 from moe_runtime.errors import RankLost, RanksFailed
@@ -25,27 +25,10 @@ from moe_runtime.step import Chunk, Sampling, Step
 
 READY_S = 240
 GONE_S = 60
-CONFIG = {
-    "model_type": "qwen3_moe",
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "intermediate_size": 16,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-}
 
 
 def plan_of(**layout: object) -> Plan:
-    return tiny_plan(CONFIG, **layout)
+    return tiny_plan(TINY_CONFIG, **layout)
 
 
 def decode_step(number: int, shards: int, busy: int | None = None) -> Step:
@@ -102,7 +85,7 @@ def whole() -> Iterator[tuple[RankHost, list[int]]]:
 
 @pytest.mark.slow
 def test_the_load_of_experts_is_told_of_the_layers_that_have_them() -> None:
-    with running(tiny_plan({**CONFIG, "num_hidden_layers": 3, "mlp_only_layers": [1]}, pp=1)) as (host, _):
+    with running(tiny_plan({**TINY_CONFIG, "num_hidden_layers": 3, "mlp_only_layers": [1]}, pp=1)) as (host, _):
         host.run_step(decode_step(0, 1))
         until(lambda: host.expert_tokens().sum() == 2 * 2, "the rank to be through")
         assert host.expert_tokens().sum(1).tolist() == [2, 0, 2]
@@ -180,8 +163,8 @@ def test_the_parents_death_takes_all_ranks_and_is_told() -> None:
 
 FRONTEND = """
 import sys
-from tiny_plans import tiny_plan
-from test_host import CONFIG, children, plan_of
+from tiny_plans import TINY_CONFIG, tiny_plan
+from test_host import children, plan_of
 from moe_runtime.host.rank_host import RankHost
 host = RankHost(plan_of(ep=4), None, "cpu")
 if sys.argv[1] == "ready":

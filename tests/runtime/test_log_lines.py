@@ -11,35 +11,18 @@ from endpoint import Endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from pods import in_slots
-from tiny_plans import tiny_plan
+from tiny_plans import TINY_CONFIG, tiny_plan
 
 from moe_plan.layout import Coordinate
 from moe_plan.plan import Plan
 from moe_runtime.host.voices import MOST_BYTES, Voices
 from moe_runtime.logs import Speaker, log_lines
 
-CONFIG = {
-    "model_type": "qwen3_moe",
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "intermediate_size": 16,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-}
 RANK = Speaker.rank(1, 5, Coordinate(1, 0, 1))
 
 
 def one_slot_plan() -> Plan:
-    return in_slots(tiny_plan(CONFIG, ep=2, tp=2, pp=2), 1)
+    return in_slots(tiny_plan(TINY_CONFIG, ep=2, tp=2, pp=2), 1)
 
 
 @pytest.mark.slow

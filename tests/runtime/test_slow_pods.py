@@ -13,8 +13,7 @@ import httpx
 import pytest
 from endpoint import Command, Endpoint
 from pods import in_slots, running
-from test_log_lines import CONFIG
-from tiny_plans import tiny_plan
+from tiny_plans import TINY_CONFIG, tiny_plan
 
 SHARDS = 4
 ALIKE_S = 15.0
@@ -91,7 +90,7 @@ def watch(client: httpx.Client, seconds: float) -> Iterator[list[dict[str, float
 
 @pytest.mark.slow
 def test_a_pod_that_gets_a_quarter_of_its_time_is_named_and_none_before(tmp_path: Path) -> None:
-    plan = in_slots(tiny_plan({**CONFIG, "num_hidden_layers": 4}, ep=SHARDS, tp=1), 2)
+    plan = in_slots(tiny_plan({**TINY_CONFIG, "num_hidden_layers": 4}, ep=SHARDS, tp=1), 2)
     with running(tmp_path, plan) as (pods, endpoint), endpoint.client() as client, busy(endpoint):
         assert [found for found in watch(client, ALIKE_S) if found] == []
         assert sorted(paces(client)) == ["0", "1"]

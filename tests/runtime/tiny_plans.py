@@ -15,6 +15,25 @@ from moe_plan.plan import (
     TimeParts,
 )
 
+TINY_CONFIG: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "intermediate_size": 16,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+"""A config.json of a model that computes in a blink."""
+
 NO_TIME = TimeParts(
     compute=0, memory=0, tp_all_reduce=0, dispatch=0, combine=0, pp_send=0, pp_bubble=0, overhead=0, queueing=0, total=0
 )
