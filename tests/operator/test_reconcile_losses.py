@@ -287,3 +287,22 @@ def test_a_replica_that_served_and_falls_silent_says_why() -> None:
     assert (ready["status"], ready["reason"]) == ("False", "Recovering")
     assert ready["message"] == "replica 0 served, and does not answer now: HTTP 503: rank 7 was killed by signal 9"
     assert cluster.condition("Reconciling")["status"] == "True"
+
+
+def test_events_tell_of_troubles_that_may_pass_once_each() -> None:
+    cluster = settled()
+    cluster.events.clear()
+    cluster.nodes["node-1"]["spec"]["unschedulable"] = True
+    for _ in range(3):
+        cluster.settle()
+    cluster.endpoints[0] = Endpoint(answered=False, said="HTTP 503: rank 7 was killed by signal 9")
+    for _ in range(3):
+        cluster.settle()
+    assert [(event.type, event.reason) for event in cluster.events] == [
+        ("Warning", "NodeCordoned"),
+        ("Warning", "Recovering"),
+    ]
+    del cluster.endpoints[0]
+    cluster.nodes["node-1"]["spec"] = {}
+    cluster.settle()
+    assert (cluster.events[-1].type, cluster.events[-1].reason) == ("Normal", "Serving")

@@ -12,6 +12,8 @@ _WARNINGS = {"ParallelismValid": "False", "Placed": "False", "Stalled": "True"}
 """Conditions whose turn to this status is a warning."""
 _NEWS = {"ParallelismValid": "True", "Placed": "True", "Ready": "True"}
 """Conditions whose turn to this status is good news."""
+_CONTENT = frozenset({"Serving", "ScaledToZero"})
+"""Reasons of Ready=True beside which there is nothing to tell."""
 
 
 def events_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
@@ -30,10 +32,20 @@ def _of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[E
             if now["message"] not in told:  # an invalid spec is Stalled too, and told once
                 yield _event("Warning", now["reason"], now["message"])
             told.add(now["message"])
+        elif kind == "Ready" and was.get("reason") != now["reason"] and _troubles(new):
+            yield _event("Warning", now["reason"], now["message"])
         elif now["status"] == _NEWS.get(kind) and turned:
             yield _event("Normal", now["reason"], now["message"])
         elif kind == "Reconciling" and now["reason"] == "RollingOut" != was.get("reason"):
             yield _event("Normal", "RollingOut", now["message"])
+
+
+def _troubles(conditions: Mapping[str, Any]) -> bool:
+    """Whether Ready has a reason that is told nowhere else: a delay that may pass, or what it serves in spite of."""
+    ready, doing = conditions["Ready"], conditions["Reconciling"]["reason"]
+    if ready["status"] == "True":
+        return ready["reason"] not in _CONTENT and doing == "Settled"
+    return doing in ("Starting", "Recovering") and ready["reason"] != "Starting"
 
 
 def _of_replicas(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
