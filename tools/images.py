@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 BASE = "docker.io/library/python:3.12-slim"
 EPOCH_S = 0
 """Date of every file: layers of older commits are used again, so theirs must not depend on the commit."""
+SBOM = "/opt/moe/sbom.cdx.json"
 ISOLATION = "chroot"
 """Needs no container engine; https://github.com/containers/buildah/blob/main/docs/buildah-build.1.md"""
 
@@ -26,6 +27,7 @@ def main() -> None:
         _run(*_build(given.image, tag, given.base, given.wheels, Path(folder)), *anew, str(ROOT))
     if given.output:
         _run("buildah", "push", "--quiet", tag, f"oci-archive:{given.output}:{tag}")
+        given.output.with_suffix(".cdx.json").write_text(_sbom(tag))
     print(tag, _read("buildah", "inspect", "--type=image", "--format={{.FromImageDigest}}", tag))
 
 
@@ -36,7 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tag", help="name of the image (default: localhost/moe-IMAGE:0.1.0)")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install from, instead of a package index")
     parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
-    parser.add_argument("-o", "--output", type=Path, help="also write the image into this OCI archive")
+    parser.add_argument("-o", "--output", type=Path, help="also write an OCI archive, and beside it the SBOM")
     return parser.parse_args()
 
 
@@ -51,6 +53,15 @@ def _build(image: str, tag: str, base: str, wheels: Path | None, folder: Path) -
         configuration.write_text("[global]\nno-index = true\nfind-links = /wheels\n")
         command += [f"--secret=id=pip,src={configuration}", f"--volume={wheels.resolve()}:/wheels:ro"]
     return command
+
+
+def _sbom(tag: str) -> str:
+    """The bill of materials that an image carries."""
+    container = _read("buildah", "from", tag)
+    try:
+        return _read("buildah", "run", f"--isolation={ISOLATION}", container, "--", "cat", SBOM) + "\n"
+    finally:
+        _read("buildah", "rm", container)
 
 
 def _run(*command: str) -> None:

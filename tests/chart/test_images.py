@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import tarfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import images
 import pytest
@@ -110,6 +112,32 @@ def test_the_image_is_small_and_runs_as_nobody(archive: tuple[Path, str]) -> Non
     assert config["Entrypoint"] == ["moe"]
     assert config["Labels"]["org.opencontainers.image.title"] == "moe-operator"
     assert config["Labels"]["org.opencontainers.image.revision"] != "unknown"
+
+
+def test_the_bill_of_materials_lists_what_is_installed_and_nothing_else(archive: tuple[Path, str]) -> None:
+    listed = "from importlib.metadata import distributions as d; print(*(f'{i.name}@{i.version}' for i in d()))"
+    said = inside(["python3", "-c", listed]).stdout.split()
+    named = (one.split("@") for one in said)
+    python = {f"pkg:pypi/{re.sub('[-_.]+', '-', name).lower()}@{version}" for name, version in named}
+    packages = inside(["dpkg-query", "-W", "-f", "${Package}@${Version} "]).stdout.split()
+    bill = inside(["cat", "/opt/moe/sbom.cdx.json"]).stdout
+    assert bill == archive[0].with_suffix(".cdx.json").read_text()
+    components = json.loads(bill)["components"]
+    urls = [unquote(component["purl"]).partition("?")[0] for component in components]
+    assert sorted(urls) == sorted(python | {f"pkg:deb/debian/{package}" for package in packages})
+    assert len(python) > 20
+
+
+def test_the_bill_of_materials_has_every_hash_of_the_lock(archive: tuple[Path, str]) -> None:
+    lock = (images.ROOT / "operator" / "requirements.txt").read_text()
+    components = json.loads(archive[0].with_suffix(".cdx.json").read_text())["components"]
+    python = [one for one in components if one["purl"].startswith("pkg:pypi/")]
+    assert {one["purl"].removeprefix("pkg:pypi/").replace("@", "==") for one in python} == set(
+        re.findall(r"^(\S+==\S+)", lock, re.MULTILINE)
+    )
+    assert sorted(said["value"] for one in python for said in one["properties"]) == sorted(
+        re.findall(r"--hash=(\S+)", lock)
+    )
 
 
 @pytest.mark.usefixtures("archive")
