@@ -187,9 +187,11 @@ def _alone() -> Iterator[None]:
 def _cgroups(name: str) -> list[Path]:
     """A cgroup of the node's own in each hierarchy, below which the kubelet makes those of pods."""
     top = Path("/sys/fs/cgroup")
-    tops = (
-        [top] if (top / "cgroup.controllers").exists() else [d for d in top.iterdir() if (d / "cgroup.procs").exists()]
-    )
+    unified = (top / "cgroup.controllers").exists()
+    if unified:  # a kubelet needs in its cgroup what the machine has
+        for controller in (top / "cgroup.controllers").read_text().split():
+            (top / "cgroup.subtree_control").write_text(f"+{controller}")
+    tops = [top] if unified else [d for d in top.iterdir() if (d / "cgroup.procs").exists()]
     made = [hierarchy / name for hierarchy in tops if not hierarchy.is_symlink()]
     for cgroup in made:
         cgroup.mkdir()
