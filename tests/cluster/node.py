@@ -19,20 +19,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from binaries import cached, node_binaries
-from control_plane import ControlPlane, die_with_parent, kubeconfig
+from control_plane import ControlPlane, die_with_parent
+from node_files import (
+    CNI,
+    HOST,
+    NAME,
+    NODE,
+    PODS,
+    SERVICES,
+    write_containerd_files,
+    write_kubelet_files,
+)
 from operator_process import eventually
 
-NAME = "e2e"
-HOST, NODE = "198.18.0.1", "198.18.0.2"
-"""Ends of the link, in the range that RFC 2544 keeps for tests of networks."""
-PODS, SERVICES = "198.18.64.0/18", "198.19.0.0/16"
-KUBERNETES_SERVICE = "198.19.0.1"
 API_SERVER = (
     "--bind-address=0.0.0.0",
     f"--advertise-address={HOST}",
@@ -40,7 +45,6 @@ API_SERVER = (
     f"--service-cluster-ip-range={SERVICES}",
 )
 """Flags of an API server that pods reach; its certificate is for HOST and KUBERNETES_SERVICE."""
-SANDBOX = "localhost/moe-test-pause:1"
 PROGRAMS = {
     "containerd": "containerd",
     "ctr": "containerd",
@@ -55,8 +59,8 @@ PROGRAMS = {
     "kmod": "kmod",
 }
 """What a node needs of Debian: program and package."""
-CNI = Path("/usr/lib/cni")
 READY_DEADLINE_S = 90
+ALONE_DEADLINE_S = 1800
 _SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")  # fmt: skip
 """What a kubelet sets for the whole machine."""
 
@@ -129,7 +133,7 @@ def containerd(plane: ControlPlane) -> Iterator[Node]:
         node = Node(plane, folder, stack.enter_context(_namespaces()))
         _private_mounts(node)
         _connect(node)
-        _write_containerd_files(node)
+        write_containerd_files(folder, containerd_root())
         _start(stack, node, "containerd", f"--config={folder}/containerd.toml")
         eventually(lambda: _says(node, "ctr", "version"), "containerd answers", READY_DEADLINE_S)
         _forget_containers(node)
@@ -142,7 +146,7 @@ def joined(node: Node, gpus: int) -> Iterator[Node]:
     programs, plane, folder = node_binaries(), node.plane, node.folder
     with ExitStack() as stack:
         user = plane.authority.issue(f"system:node:{NAME}", organisation="system:nodes")
-        _write_kubelet_files(node, user)
+        write_kubelet_files(folder, plane, user)
         _start(
             stack,
             node,
@@ -180,8 +184,15 @@ def _alone() -> Iterator[None]:
     """Wait until no other test run has the node's addresses and images."""
     containerd_root().mkdir(parents=True, exist_ok=True)
     with containerd_root().with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        eventually(lambda: _locks(lock), "no other test run has a cluster", ALONE_DEADLINE_S, every_s=1)
         yield
+
+
+def _locks(lock: IO[str]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _cgroups(name: str) -> list[Path]:
@@ -285,111 +296,3 @@ def _forget_containers(node: Node) -> None:
     """Remove what containerd remembers of the containers of a run that was killed."""
     for container in node.ctr("containers", "list", "--quiet").split():
         node.ctr("containers", "remove", container)
-
-
-def _write_containerd_files(node: Node) -> None:
-    folder = node.folder
-    (folder / "cni").mkdir()
-    (folder / "cni" / "pods.conflist").write_text(json.dumps(_pod_network(folder)))
-    (folder / "containerd.toml").write_text(f"""
-version = 2
-root = "{containerd_root()}"
-state = "/run/containerd"
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp",
-]
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{SANDBOX}"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{CNI}"
-conf_dir = "{folder}/cni"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-SystemdCgroup = false
-""")
-
-
-def _pod_network(folder: Path) -> dict[str, Any]:
-    """A routed link a pod: what pods of a node say to each other through a Service passes the node's rules."""
-    addresses = {
-        "type": "host-local",
-        "ranges": [[{"subnet": PODS}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
-        "dataDir": f"{folder}/addresses",
-    }
-    return {
-        "cniVersion": "1.0.0",
-        "name": "pods",
-        "plugins": [
-            {"type": "ptp", "ipMasq": False, "mtu": 1500, "ipam": addresses},
-            {"type": "portmap", "capabilities": {"portMappings": True}},
-        ],
-    }
-
-
-def _write_kubelet_files(node: Node, user: Path) -> None:
-    """Configurations of kubelet, kube-proxy and CoreDNS."""
-    folder, plane = node.folder, node.plane
-    url = plane.url.replace("127.0.0.1", HOST)
-    admin = plane.folder / "admin"
-    (folder / "kubelet.kubeconfig").write_text(json.dumps(kubeconfig(url, plane.authority, user)))
-    (folder / "admin.kubeconfig").write_text(json.dumps(kubeconfig(url, plane.authority, admin)))
-    (folder / "resolv.conf").write_text(f"nameserver {NODE}\n")
-    (folder / "kubelet.json").write_text(json.dumps(_kubelet(node)))
-    (folder / "proxy.json").write_text(json.dumps(_proxy(folder)))
-    (folder / "Corefile").write_text(f"""
-.:53 {{
-  bind {NODE}
-  errors
-  kubernetes cluster.local in-addr.arpa {{
-    kubeconfig {folder}/admin.kubeconfig
-    pods insecure
-    ttl 5
-  }}
-}}
-""")
-
-
-def _kubelet(node: Node) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "address": NODE,
-        "authentication": {
-            "anonymous": {"enabled": False},
-            "x509": {"clientCAFile": str(node.plane.authority.ca_file)},
-        },
-        "authorization": {"mode": "AlwaysAllow"},
-        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        "clusterDNS": [NODE],
-        "clusterDomain": "cluster.local",
-        "resolvConf": f"{node.folder}/resolv.conf",
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{node.folder.name}",
-        "failCgroupV1": False,
-        "failSwapOn": False,
-        "oomScoreAdj": 0,
-        "enforceNodeAllocatable": [],
-        "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "200Mi"},
-        "imageGCHighThresholdPercent": 100,  # images stay for the next run
-        "healthzPort": 0,
-        "readOnlyPort": 0,
-        "registerWithTaints": [],
-    }
-
-
-def _proxy(folder: Path) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
-        "hostnameOverride": NAME,
-        "clusterCIDR": PODS,
-        "clientConnection": {"kubeconfig": f"{folder}/admin.kubeconfig"},
-        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-        "healthzBindAddress": "127.0.0.1:10256",
-        "metricsBindAddress": "127.0.0.1:10249",
-    }

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from binaries import node_binaries
 from image_archive import write_archive
-from node import SANDBOX, Node
+from node import Node
+from node_files import SANDBOX
 
 DEADLINE_S = 1200
 

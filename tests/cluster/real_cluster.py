@@ -8,6 +8,7 @@ import images
 import node
 from control_plane import control_plane
 from node import Node
+from node_files import HOST, KUBERNETES_SERVICE
 from node_images import bring_in
 
 
@@ -23,7 +24,7 @@ def missing() -> str:
 @contextmanager
 def real_cluster(brought: Sequence[str], gpus: int = 128) -> Iterator[Node]:
     """A cluster whose node is ready, has these images, and so many GPUs to give away. Nothing of it is left at the end."""
-    addresses = (node.HOST, node.KUBERNETES_SERVICE)
+    addresses = (HOST, KUBERNETES_SERVICE)
     with control_plane(node.API_SERVER, addresses=addresses) as plane, node.containerd(plane) as only:
         bring_in(only, brought)
         with node.joined(only, gpus):

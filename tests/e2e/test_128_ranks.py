@@ -13,7 +13,8 @@ import torch
 from helm_chart import NAMESPACE, Helm
 from hub_and_s3 import REPOSITORY, Place, serving
 from narrowed import MODEL, narrowed
-from node import HOST, Node
+from node import Node
+from node_files import HOST
 from operator_process import eventually
 from terminal import IMAGES, NEXT, RELEASE, Deployed, Figures, Terminal, install, question, uninstall
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -83,7 +84,7 @@ def test_helm_installs_an_operator_that_leads(terminal: Terminal, helm: Helm, fi
     figures["helm install until both operator pods are ready"] = f"{time.monotonic() - began:.1f} s"
     leader = ("get", "lease", RELEASE, f"--namespace={NAMESPACE}", "-o", "jsonpath={.spec.holderIdentity}")
     eventually(lambda: terminal.run(*leader).stdout, "one leads")
-    figures["operator: resident memory of its pods"] = ", ".join(resident(terminal))
+    figures["operator: resident memory of its pods at the start"] = ", ".join(resident(terminal))
 
 
 def resident(terminal: Terminal) -> Iterator[str]:
@@ -271,7 +272,10 @@ def images_of(deployed: Deployed) -> set[str]:
     return {pod["spec"]["containers"][0]["image"] for pod in deployed.pods().values()}
 
 
-def test_uninstalling_leaves_nothing_but_the_custom_resource(terminal: Terminal, helm: Helm, cluster: Node) -> None:
+def test_uninstalling_leaves_nothing_but_the_custom_resource(
+    terminal: Terminal, helm: Helm, cluster: Node, figures: Figures
+) -> None:
+    figures["operator: resident memory of its pods after all this"] = ", ".join(resident(terminal))
     terminal.kubectl("delete", "moed", "--all", "--wait=false")
     eventually(lambda: terminal.there("default") == OF_THE_CLUSTER, "all objects are gone", 120, every_s=0.5)
     uninstall(helm, terminal)

@@ -14,7 +14,7 @@ STORY = """
 import json, sys, time
 sys.path[:0] = sys.argv[1:]
 from real_cluster import real_cluster
-from node import SANDBOX
+from node_files import SANDBOX
 with real_cluster([], gpus=0) as node:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "held", "namespace": "default"}}
     pod["spec"] = {"containers": [{"name": "held", "image": SANDBOX, "imagePullPolicy": "Never"}]}
