@@ -49,7 +49,7 @@ test-soak: $(INSTALLED) ## Operator and pods under faults and kills, and images;
 
 e2e: $(INSTALLED) ## 128 ranks in 16 real pods, from helm install to helm uninstall; as root, 10 minutes
 	@$(BIN)/python tests/cluster/binaries.py
-	@$(BIN)/python tests/cluster/images.py
+	@$(BIN)/python tests/cluster/real_cluster.py
 	@$(BIN)/pytest -m e2e -rs
 
 bench: $(INSTALLED) ## Measure the figures that the README states

@@ -220,7 +220,3 @@ if __name__ == "__main__":
         print(f"CustomResourceDefinitions of other projects are in {download_foreign_crds()}")
     except RuntimeError as error:
         print(f"Objects of other projects are not held against their definitions: {error}")
-    try:
-        print(f"The programs of a node are in {node_binaries()}")
-    except RuntimeError as error:
-        print(f"Tests on real nodes are skipped: {error}")

@@ -96,11 +96,3 @@ def _run(*command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
     return done.stdout
-
-
-if __name__ == "__main__":
-    if missing() or not never_built():
-        print(missing() or "The layers of both images are there")
-    else:
-        print("Building both images: about 15 minutes and 15 GB, once.", flush=True)
-        print(*map(store, IMAGES), sep="\n")

@@ -1,5 +1,6 @@
 """A whole cluster with real pods: control plane and one node, with images of buildah's storage on it."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,11 +15,21 @@ from node_images import bring_in
 
 def missing() -> str:
     """Why there can be none here, and what to do about it; empty where there can."""
-    if not binaries.node_programs_built():
-        return "no kubelet and CoreDNS: `python tests/cluster/binaries.py` builds them"
     if why := images.missing() or node.missing():
         return why
-    return "images were never built here: `python tests/cluster/images.py` does" if images.never_built() else ""
+    built = binaries.node_programs_built() and not images.never_built()
+    return "" if built else "kubelet, CoreDNS and images are still to be built: `make e2e` does it, once"
+
+
+def prepare() -> None:
+    """Build what is built once. Exits with the reason where there can be no cluster."""
+    if why := images.missing() or node.missing():
+        sys.exit(f"no real pods here: {why}")
+    print(f"The programs of a node are in {binaries.node_binaries()}", flush=True)
+    if images.never_built():
+        print("Building both images: about 15 minutes and 15 GB, once.", flush=True)
+        for image in images.IMAGES:
+            images.store(image)
 
 
 @contextmanager
@@ -29,3 +40,7 @@ def real_cluster(brought: Sequence[str], gpus: int = 128) -> Iterator[Node]:
         bring_in(only, brought)
         with node.joined(only, gpus):
             yield only
+
+
+if __name__ == "__main__":
+    prepare()
