@@ -242,8 +242,8 @@ def test_a_model_configuration_that_comes_later_is_read(operator: Operator, grou
 def test_expert_loads_of_a_config_map_reach_the_plan_and_a_change_of_them_replaces_no_pod(
     operator: Operator, ground: Ground
 ) -> None:
-    def loads(first: int) -> dict[str, Any]:
-        counts = [first, *range(1, 64)]
+    def loads(last: int) -> dict[str, Any]:
+        counts = [*range(1, 64), last]
         layers = {str(layer): counts for layer in range(16)}
         since = "2026-11-21T10:00:00Z"
         trace = {"version": LOADS_VERSION, "model": "seed-s1", "since": since, "tokens": 2000, "layers": layers}
@@ -254,12 +254,12 @@ def test_expert_loads_of_a_config_map_reach_the_plan_and_a_change_of_them_replac
     deployment["spec"]["parallelism"]["expertLoadsFrom"] = {"configMapKeyRef": {"name": "loads", "key": "k"}}
     ground.apply(deployment)
     eventually(lambda: "ConfigMap loads" in ground.condition("ParallelismValid")[2], f"it is asked for: {operator.log}")
-    ground.plane.apply(loads(first=5000))
+    ground.plane.apply(loads(last=5000))
     ground.wait_ready(1)
     (plan,) = (c["data"]["plan.json"] for c in ground.children() if "plan.json" in (c.get("data") or {}))
     assert len(json.loads(plan)["experts"]["exceptions"]) == 16
     before = {pod["metadata"]["uid"] for pod in ground.pods().values()}
-    ground.plane.apply(loads(first=1))
+    ground.plane.apply(loads(last=1))
     eventually(lambda: "the loads have changed" in ground.condition("ParallelismValid")[2], f"{operator.log}", 40)
     assert {pod["metadata"]["uid"] for pod in ground.pods().values()} == before
 
