@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-soak e2e bench bench-operator bench-planner fit image-operator image-runtime \
+.PHONY: help setup quickstart test test-fast fast-half fast-other-half test-soak e2e bench bench-operator bench-planner fit image-operator image-runtime \
 	lint format crds chart lock clean
 
 help: ## List these commands
@@ -41,7 +41,12 @@ test: $(INSTALLED) ## Lint, then every test
 	@$(BIN)/pytest -m 'not soak' --durations=20
 
 test-fast: $(INSTALLED) ## The tests that take under 90 seconds together
-	@$(BIN)/pytest -q -m 'not slow and not soak and not e2e'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target fast-half fast-other-half
+
+# PyTorch and transformers are imported in one half only.
+HALF := tests/runtime tests/report tests/chart
+fast-half fast-other-half: $(INSTALLED)
+	@$(BIN)/pytest -q -m 'not slow and not soak and not e2e' $(if $(filter fast-half,$@),$(HALF),$(HALF:%=--ignore=%))
 
 test-soak: $(INSTALLED) ## Operator and pods under faults and kills, and images; about 20 minutes
 	@$(BIN)/python tests/cluster/binaries.py

@@ -1,19 +1,17 @@
 """`moe loads` saves what endpoints have measured, and says in a sentence why it cannot."""
 
 import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
+from http_servers import http_server
+from moe_command import Moe
 
 from moe_plan.loads import LOADS_VERSION, parse_loads
-
-Moe = Callable[..., subprocess.CompletedProcess[str]]
 
 TRACE: dict[str, Any] = {
     "version": LOADS_VERSION,
@@ -37,14 +35,8 @@ def endpoint(body: str, status: int = 200) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Handler) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def test_loads_are_saved_and_summed_up_in_a_line(moe: Moe, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def manifest(**sections: Any) -> str:
     return json.dumps(document(**{"workload": workload, **sections}))
 
 
+@pytest.mark.slow
 def test_the_table_tells_the_same_as_the_json_within_100_columns(moe: Moe) -> None:
     asked = ("search", "-f", "-", "--pools", "--gpus", "1024", "--prefill", "ep=8,workers=9", "--decode", "ep=8,tp=2")
     table, data = moe(*asked, stdin=manifest()), moe(*asked, "-o", "json", stdin=manifest())
