@@ -61,7 +61,9 @@ class _RankFigures(Collector):
             times.add_metric([str(stage), "communication"], communication)
         yield times
         taken = {rank: memory for rank, memory in enumerate(ranks.memory_bytes().tolist()) if memory}
-        yield _gauges("moe_rank_memory_bytes", "Memory in use on a rank's GPU, or by a rank on a CPU.", "rank", taken)
+        yield _gauges(
+            "moe_rank_memory_bytes", "Memory in use on a rank's GPU, or taken by a rank on a CPU.", "rank", taken
+        )
         told = "Times as long as other slots that a slot takes for the same work."
         yield _gauges("moe_slot_pace", told, "slot", ranks.paces())
 

@@ -15,11 +15,11 @@ from moe_runtime.errors import RuntimeFailure
 from moe_runtime.executor import Executor
 from moe_runtime.host.figures import MEMORY_BYTES
 from moe_runtime.host.measured import Measured
-from moe_runtime.host.memory import memory_bytes
+from moe_runtime.host.memory import Memory
 from moe_runtime.host.seat import Seat, live, moe_layers_of
 
-WEIGHED_EVERY_NS: Final = 10_000_000_000
-"""Time between two looks at a rank's memory, which on a CPU takes up to milliseconds."""
+WEIGHED_EVERY_NS: Final = 1_000_000_000
+"""Time between two looks at a rank's memory."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class _Rank:
     """A rank with its weights."""
 
     def __init__(self, seat: Seat, rank: int) -> None:
-        plan = seat.plan
+        plan, device = seat.plan, _device(seat, rank)
+        self._memory = Memory(device)
         layout = Layout(plan.degrees.ep, plan.degrees.tp, plan.degrees.pp, plan.rank_order)
         self._seat = seat
         self._here = layout.coordinate(rank)
@@ -46,8 +47,7 @@ class _Rank:
         rows = seat.channel.expert_rows[member] if self._here.tp == 0 else None
         self._figures, moe_layers = seat.channel.figures[member], moe_layers_of(seat, self._here.pp)
         self._communicator = Measured(_communicator(seat, rank), self._figures, rows, moe_layers)
-        self._device = _device(seat, rank)
-        self._executor = Executor(plan, rank, self._communicator, seat.weights, self._device)
+        self._executor = Executor(plan, rank, self._communicator, seat.weights, device)
         self._weighed_ns = 0
 
     def serve(self) -> NoReturn:
@@ -74,7 +74,7 @@ class _Rank:
             channel.finish()
 
     def _weigh(self) -> None:
-        self._figures[MEMORY_BYTES] = memory_bytes(self._device)
+        self._figures[MEMORY_BYTES] = self._memory.taken_bytes()
 
 
 def _communicator(seat: Seat, rank: int) -> Communicator:
