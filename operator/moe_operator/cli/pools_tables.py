@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from moe_operator.cli.found_tables import kept_told, layout_cells, speed_cells, targets_told, title
 from moe_operator.cli.tables import WIDTH, table
 from moe_plan.units import format_seconds
 
@@ -32,16 +33,11 @@ def pools_lines(result: "PoolsResult") -> list[str]:
 
 def _head(result: "PoolsResult") -> list[str]:
     load = result.workload
-    targets = [
-        f"{name} {format_seconds(seconds)}" for name, seconds in (("TTFT", load.ttft), ("TPOT", load.tpot)) if seconds
-    ]
-    kept = f"; kept as written: {', '.join(result.kept)}" if result.kept else ""
     return [
-        f"{result.name}: {result.model} on up to {result.max_gpus:,} {result.hardware} GPUs, engine {result.engine}",
+        title(result),
         "  prefill and decode on pools of their own: an estimate, which neither the operator nor the bundled",
-        f"  runtime executes; {result.pairs:,} pairs of pools{kept}",
-        f"  workload: {load.input_tokens:,} tokens in and {load.output_tokens:,} out; "
-        f"{'targets ' + ', '.join(targets) if targets else 'no targets'}",
+        f"  runtime executes; {result.pairs:,} pairs of pools{kept_told(result.kept)}",
+        f"  workload: {load.input_tokens:,} tokens in and {load.output_tokens:,} out; {targets_told(load)}",
     ]
 
 
@@ -85,41 +81,20 @@ def _given(result: "PoolsResult") -> Iterator[str]:
 def _pair(pair: "PoolPair | None") -> "list[tuple[str, ...]]":
     if pair is None:
         return []
-    whole = (
-        f"{pair.gpus:,}",
-        "",
-        f"{pair.concurrency:,.0f}",
-        format_seconds(pair.ttft),
-        format_seconds(pair.tpot),
-        f"{pair.tokens_per_s:,.0f}",
-        f"{pair.tokens_per_s_per_gpu:,.1f}",
-    )
+    whole = (f"{pair.gpus:,}", "", f"{pair.concurrency:,.0f}", *speed_cells(pair))
     return [("two pools", *_NOTHING, *whole), ("  prefill", *_pool(pair.prefill)), ("  decode", *_pool(pair.decode))]
 
 
 def _pool(pool: "Pool") -> tuple[str, ...]:
-    return (
-        *(str(degree) for degree in (pool.ep, pool.tp, pool.pp)),
-        str(pool.redundant_experts or "–"),
-        str(pool.workers),
-        f"{pool.gpus:,}",
-        f"{pool.batch:,}",
-        *_NOTHING,
-    )
+    return (*layout_cells(pool, pool.workers), f"{pool.batch:,}", *_NOTHING)
 
 
 def _single(found: "Found") -> tuple[str, ...]:
     return (
-        *(str(degree) for degree in (found.ep, found.tp, found.pp)),
-        str(found.redundant_experts or "–"),
-        str(found.replicas),
-        f"{found.gpus:,}",
+        *layout_cells(found, found.replicas),
         f"{found.batch_per_shard:,}",
         f"{found.concurrency:,}",
-        format_seconds(found.ttft),
-        format_seconds(found.tpot),
-        f"{found.tokens_per_s:,.0f}",
-        f"{found.tokens_per_s_per_gpu:,.1f}",
+        *speed_cells(found),
     )
 
 

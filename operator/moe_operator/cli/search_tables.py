@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from moe_operator.cli.found_tables import kept_told, layout_cells, speed_cells, targets_told, title
 from moe_operator.cli.tables import WIDTH, micro_batches, table
-from moe_plan.units import format_seconds
 
 if TYPE_CHECKING:
     from moe_plan.search.result import Found, SearchResult, Written
@@ -32,19 +32,15 @@ def search_lines(result: "SearchResult") -> list[str]:
 
 def _head(result: "SearchResult") -> list[str]:
     load = result.workload
-    targets = [
-        f"{name} {format_seconds(seconds)}" for name, seconds in (("TTFT", load.ttft), ("TPOT", load.tpot)) if seconds
-    ]
-    kept = f"; kept as written: {', '.join(result.kept)}" if result.kept else ""
     return [
-        f"{result.name}: {result.model} on up to {result.max_gpus:,} {result.hardware} GPUs, engine {result.engine}",
+        title(result),
         *textwrap.wrap(
-            f"  looked at {result.counts.layouts:,} layouts that fit, in {result.counts.loads:,} predictions{kept}",
+            f"  looked at {result.counts.layouts:,} layouts that fit, in {result.counts.loads:,} predictions{kept_told(result.kept)}",
             WIDTH,
             subsequent_indent="  ",
         ),
         f"  workload: {load.concurrency:,} requests at once, {load.input_tokens:,} tokens in and "
-        f"{load.output_tokens:,} out; {'targets ' + ', '.join(targets) if targets else 'no targets'}",
+        f"{load.output_tokens:,} out; {targets_told(load)}",
     ]
 
 
@@ -109,14 +105,4 @@ def _written(written: "Written | None") -> Iterator[str]:
 
 
 def _cells(found: "Found") -> tuple[str, ...]:
-    return (
-        *(str(degree) for degree in (found.ep, found.tp, found.pp)),
-        str(found.redundant_experts or "–"),
-        str(found.replicas),
-        f"{found.gpus:,}",
-        f"{found.concurrency:,}",
-        format_seconds(found.ttft),
-        format_seconds(found.tpot),
-        f"{found.tokens_per_s:,.0f}",
-        f"{found.tokens_per_s_per_gpu:,.1f}",
-    )
+    return (*layout_cells(found, found.replicas), f"{found.concurrency:,}", *speed_cells(found))
